@@ -1,0 +1,1 @@
+"""The ``amplitude_emulator`` pytest fixture."""
