@@ -1,0 +1,137 @@
+"""A real Airflow on this machine: api-server, scheduler, dag-processor and triggerer on SQLite.
+
+The demo shows it and the end-to-end tests run on it. It listens on loopback only, writes below its home only,
+needs no login, and is gone with all of its processes when the block is left, however it is left.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from demo.airflow_rest import AirflowRest
+from demo.airflow_settings import LOOPBACK, airflow_environment, free_ports
+from demo.memory import MemorySampler
+from demo.process import GuardedProcess, ProcessDiedError, stop_all
+
+# The log servers would listen on every interface, and here nobody needs them: all logs are on one disk.
+COMPONENTS = {
+    "api-server": ["api-server"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+}
+MUST_BE_HEALTHY = ("api-server", "metadatabase", "scheduler", "dag_processor", "triggerer")
+
+
+class AirflowServer(AirflowRest):
+    """One Airflow, running inside a ``with`` block.
+
+    :param home: its folder: database, logs, temporary files. Made if missing.
+    :param dags_folder: where its DAG files are.
+    :param connections: id of each connection and its URI or JSON form, handed over by environment.
+    :param environment: further environment variables of every component.
+    :param start_timeout: how many seconds the components get to become healthy.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        dags_folder: Path,
+        connections: Mapping[str, str | Mapping[str, Any]] | None = None,
+        environment: Mapping[str, str] | None = None,
+        start_timeout: float = 120,
+    ) -> None:
+        (self.port,) = free_ports(1)
+        super().__init__(f"http://{LOOPBACK}:{self.port}")
+        self.home = home.resolve()
+        self.dags_folder = dags_folder.resolve()
+        self.start_timeout = start_timeout
+        self.processes: dict[str, GuardedProcess] = {}
+        self._connections = dict(connections or {})
+        self._environment = dict(environment or {})
+        self._memory = MemorySampler(lambda: [process.pid for process in self.processes.values()])
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:  # a Ctrl-C while starting too: nothing may stay behind
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Make the database, start every component and wait until all are healthy."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        env = airflow_environment(
+            home=self.home,
+            dags_folder=self.dags_folder,
+            port=self.port,
+            connections=self._connections,
+        )
+        env |= self._environment
+        self._memory.start()
+        self._migrate(env)
+        for name, arguments in COMPONENTS.items():
+            self._launch(name, arguments, env)
+        self._wait_until_healthy()
+
+    def stop(self) -> None:
+        """Stop every component and wait until their last process is gone. Safe to call twice."""
+        self._memory.stop()
+        stop_all(self.processes.values())
+        self.close()
+
+    def peak_pss(self) -> int:
+        """Return the highest memory of all processes together so far, in bytes (PSS; 0 where not Linux)."""
+        return self._memory.peak_bytes
+
+    def check(self) -> None:
+        """Raise if a component has ended, with the end of its log."""
+        for name in COMPONENTS:
+            if name in self.processes:
+                self.processes[name].check()
+
+    def log_tails(self) -> str:
+        """Return the end of every component's log, for a message about a failure."""
+        return "\n".join(process.describe_log() for process in self.processes.values())
+
+    def _migrate(self, env: Mapping[str, str]) -> None:
+        migration = self._launch("db-migrate", ["db", "migrate"], env)
+        status = migration.wait(self.start_timeout)
+        if status != 0:
+            raise ProcessDiedError(f"airflow db migrate failed ({status}).\n{migration.describe_log()}")
+
+    def _launch(self, name: str, arguments: list[str], env: Mapping[str, str]) -> GuardedProcess:
+        process = GuardedProcess(
+            name,
+            [sys.executable, "-m", "airflow", *arguments],
+            env=env,
+            log=self.home / "logs" / f"{name}.log",
+            cwd=self.home,
+        )
+        self.processes[name] = process
+        return process
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + self.start_timeout
+        while True:
+            self.check()
+            health = self.health()
+            if all(health.get(name) == "healthy" for name in MUST_BE_HEALTHY):
+                return
+            if time.monotonic() > deadline:
+                raise ProcessDiedError(
+                    f"Airflow was not healthy after {self.start_timeout:.0f} s: {health}\n{self.log_tails()}"
+                )
+            time.sleep(0.1)
