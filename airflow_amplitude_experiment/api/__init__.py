@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import AmplitudeConnectionError as AmplitudeConnectionError
     from .errors import AmplitudeError as AmplitudeError
     from .errors import AmplitudeInvalidRequest as AmplitudeInvalidRequest
+    from .errors import AmplitudeNotConfirmed as AmplitudeNotConfirmed
     from .errors import AmplitudeNotEditable as AmplitudeNotEditable
     from .errors import AmplitudeNotFound as AmplitudeNotFound
     from .errors import AmplitudePermissionError as AmplitudePermissionError
@@ -44,6 +45,7 @@ _ERRORS = (
     "AmplitudeConnectionError",
     "AmplitudeError",
     "AmplitudeInvalidRequest",
+    "AmplitudeNotConfirmed",
     "AmplitudeNotEditable",
     "AmplitudeNotFound",
     "AmplitudePermissionError",

@@ -11,7 +11,8 @@
     ├── AmplitudeRateLimited        429
     ├── AmplitudeServerError        5xx
     ├── AmplitudeConnectionError    no answer arrived
-    └── AmplitudeUnexpectedAnswer   HTML, truncated, or not the documented shape
+    ├── AmplitudeUnexpectedAnswer   HTML, truncated, or not the documented shape
+    └── AmplitudeNotConfirmed       accepted, but reading back shows something else
     RolloutRefused                  we decided not to send anything
     └── AmplitudeReadOnly           the connection is read-only
 
@@ -141,6 +142,15 @@ class AmplitudeUnexpectedAnswer(AmplitudeError):
     advice = "This does not look like Amplitude's API; check the base URL and any proxy in between."
 
 
+class AmplitudeNotConfirmed(AmplitudeError):
+    """Amplitude accepted a write, and reading the object back shows something else."""
+
+    advice = (
+        "An approval may be pending in Amplitude, or somebody changed the object at the same moment. "
+        "Look at the object in Amplitude; the write is not repeated."
+    )
+
+
 class RolloutRefused(Exception):
     """We decided not to write. Nothing was sent. The text says what was asked, what is there, what to do."""
 
@@ -162,6 +172,7 @@ _BY_NAME: dict[str, type[AmplitudeError]] = {
         AmplitudeServerError,
         AmplitudeConnectionError,
         AmplitudeUnexpectedAnswer,
+        AmplitudeNotConfirmed,
     )
 }
 

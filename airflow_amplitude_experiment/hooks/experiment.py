@@ -1,0 +1,147 @@
+"""The hook of connection type ``amplitude_experiment``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_amplitude_experiment.provider_info import CONNECTION_FIELDS, FORM_BEHAVIOUR
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_amplitude_experiment.api import Call
+    from airflow_amplitude_experiment.api.models import Experiment, Flag
+
+    from .guard import GuardedAsyncClient, GuardedClient
+    from .lookup import Kind
+
+T = TypeVar("T")
+
+
+class AmplitudeExperimentHook(BaseHook):
+    """Turns an Airflow connection into a client of Amplitude's Experiment Management API.
+
+    The connection: password = management key; host = base URL (only for an emulator or a proxy); extra =
+    ``region``, ``project_id``, ``environment``, ``organization``, ``dialect``, ``timeout`` (seconds),
+    ``requests_per_second``, and the platform team's rules ``mode``, ``allow_keys``, ``deny_keys``,
+    ``max_percentage``, ``max_step``, ``require_reason``, which hold for every change that goes through a client
+    of this hook.
+
+    :param amplitude_conn_id: id of the Airflow connection.
+    """
+
+    conn_name_attr = "amplitude_conn_id"
+    default_conn_name = "amplitude_experiment_default"
+    conn_type = "amplitude_experiment"
+    hook_name = "Amplitude Experiment"
+
+    def __init__(self, amplitude_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.amplitude_conn_id = amplitude_conn_id
+
+    def get_conn(self, *, paced: bool = True) -> GuardedClient:
+        """Return a new client that keeps to the connection's rules. Use it as a context manager.
+
+        :param paced: keep to the connection's ``requests_per_second``; a kill does not.
+        :raises ValueError: the connection is incomplete or holds a value that can't be meant.
+        """
+        from .guard import GuardedClient
+
+        return GuardedClient(**_settings(self.get_connection(self.amplitude_conn_id), paced=paced))
+
+    async def get_async_conn(self, *, paced: bool = True) -> GuardedAsyncClient:
+        """Return a new async client that keeps to the connection's rules; as :meth:`get_conn`."""
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        from .guard import GuardedAsyncClient
+
+        return GuardedAsyncClient(**_settings(await get_async_connection(self.amplitude_conn_id), paced=paced))
+
+    def send(self, call: Call[T], *, reason: str | None = None, found: Any = None) -> T:
+        """Send one call with a client of its own.
+
+        :param reason: why, for changes; required where the connection says so.
+        :param found: the object as just read; without it the rules read it first where they need it.
+        :raises RolloutRefused: a rule of the connection forbids the change.
+        :raises AmplitudeReadOnly: the connection is read-only.
+        :raises AmplitudeError: the request failed.
+        """
+        with self.get_conn() as client:
+            return client.send(call, reason=reason, found=found)
+
+    async def asend(self, call: Call[T], *, reason: str | None = None, found: Any = None) -> T:
+        """Send one call from ``async`` code; as :meth:`send`."""
+        async with await self.get_async_conn() as client:
+            return await client.send(call, reason=reason, found=found)
+
+    def find(self, kind: Kind, key: str, project_id: str | None = None) -> Flag | Experiment:
+        """Find a flag or experiment by its key.
+
+        :param kind: ``"flag"`` or ``"experiment"``.
+        :param project_id: project to look in; default is the connection's.
+        :raises AmplitudeNotFound: no such key.
+        :raises RolloutRefused: it is archived, or found in several projects and none is named.
+        """
+        from .lookup import by_key
+
+        with self.get_conn() as client:
+            return cast("Flag | Experiment", client.read(by_key(kind, key, project_id or client.rules.project_id)))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Say which region and projects the connection's key reaches, or precisely why it doesn't."""
+        from airflow_amplitude_experiment.api import AmplitudeError, RolloutRefused
+
+        from .probe import probe
+
+        try:
+            with self.get_conn() as client:
+                return True, client.read(probe(client))
+        except (AmplitudeError, RolloutRefused, ValueError) as error:
+            return False, f"{error}"
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return the form's labels, for Airflow before 3.2; later ones read the provider's metadata."""
+        return {key.replace("-", "_"): value for key, value in FORM_BEHAVIOUR.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's fields, for Airflow before 3.2; later ones read the provider's metadata."""
+        from .form import widgets
+
+        return widgets(CONNECTION_FIELDS)
+
+
+def _settings(connection: Connection, *, paced: bool) -> dict[str, Any]:
+    """Return the arguments of a client for this connection."""
+    from .rules import Rules, number
+
+    extra = connection.extra_dejson
+    where = f"Connection {connection.conn_id!r}"
+    if not connection.password:
+        raise ValueError(f"{where} has no management key; put it into the field Management API key (password)")
+    try:
+        pace = number("requests_per_second", extra.get("requests_per_second"), 5.0)
+        return {
+            "api_key": connection.password.strip(),
+            "region": extra.get("region") or "us",
+            "base_url": _base_url(connection),
+            "dialect": extra.get("dialect") or "v1",
+            "timeout": number("timeout", extra.get("timeout"), 30.0),
+            "requests_per_second": pace if paced else None,
+            "rules": Rules.from_extra(extra),
+        }
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _base_url(connection: Connection) -> str | None:
+    """Return the base URL, put together again where a connection URI took it apart."""
+    if not connection.host:
+        return None
+    if "://" in connection.host:
+        return connection.host
+    scheme = connection.schema if connection.schema in ("http", "https") else "https"
+    return f"{scheme}://{connection.host}{f':{connection.port}' if connection.port else ''}"

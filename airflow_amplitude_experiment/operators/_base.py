@@ -1,0 +1,165 @@
+"""What every operator shares: the object it names, its hook, and errors that end a task for good."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, BaseOperatorLink
+
+from airflow_amplitude_experiment.ui.links import URL_KEY, OpenInAmplitudeLink
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_amplitude_experiment.hooks.experiment import AmplitudeExperimentHook
+    from airflow_amplitude_experiment.hooks.guard import GuardedClient, Reading
+
+DEFAULT_CONNECTION = "amplitude_experiment_default"
+NAMES = ("experiment_key", "experiment_id", "flag_key", "flag_id")
+
+
+class AmplitudeOperator(BaseOperator):
+    """Base of the operators that talk to Amplitude.
+
+    :param reason: why, in words; it stands in the log and in the record.
+    :param amplitude_conn_id: id of the Airflow connection (type ``amplitude_experiment``).
+    """
+
+    template_fields: Sequence[str] = ("reason", "amplitude_conn_id")
+    ui_color = "#d5e4ff"
+
+    writes_percentage = False
+    """Whether this operator moves an object's percentage, so that a later ramp can explain its versions."""
+
+    def __init__(
+        self, *, reason: str | None = None, amplitude_conn_id: str = DEFAULT_CONNECTION, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.reason = reason
+        self.amplitude_conn_id = amplitude_conn_id
+
+    def execute(self, context: Context) -> Any:
+        """Do the job; what can't heal by trying again ends the task at once."""
+        with ending_what_cannot_heal():
+            return self.act(context)
+
+    @abstractmethod
+    def act(self, context: Context) -> Any:
+        """Do the job."""
+
+    @property
+    def hook(self) -> AmplitudeExperimentHook:
+        """The hook of this task's connection."""
+        from airflow_amplitude_experiment.hooks.experiment import AmplitudeExperimentHook
+
+        return AmplitudeExperimentHook(self.amplitude_conn_id)
+
+
+class TargetMixin:
+    """For operators and sensors that name one object.
+
+    Exactly one of ``experiment_key``, ``experiment_id``, ``flag_key``, ``flag_id``; ``project_id`` where the
+    connection names none.
+    """
+
+    target_fields: Sequence[str] = (*NAMES, "project_id")
+    operator_extra_links: Collection[BaseOperatorLink] = (OpenInAmplitudeLink(),)
+
+    experiment_key: str | None
+    experiment_id: str | int | None
+    flag_key: str | None
+    flag_id: str | int | None
+    project_id: str | int | None
+
+    def name_target(self, **names: Any) -> None:
+        """Keep the names as they were given, rendered later.
+
+        :raises ValueError: not exactly one name.
+        """
+        given = [name for name in NAMES if names.get(name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"Give exactly one of {', '.join(NAMES)}; given: {', '.join(given) or 'none'}")
+        for name in (*NAMES, "project_id"):
+            setattr(self, name, names.get(name))
+
+    @property
+    def kind(self) -> Literal["flag", "experiment"]:
+        """What kind of object is named."""
+        return "flag" if self.flag_key is not None or self.flag_id is not None else "experiment"
+
+    @property
+    def target(self) -> str:
+        """The object in words, for logs and errors: ``flag new-checkout``."""
+        return f"{self.kind} {self._name()}"
+
+    def reading(self, client: Any) -> Reading[Any]:
+        """Read the object: by key as the list shows it, by id in details; completed where the list is sparse.
+
+        :raises RolloutRefused: it is archived, or its project isn't the one that is named.
+        :raises AmplitudeNotFound: there is no such object.
+        """
+        from airflow_amplitude_experiment.hooks.lookup import by_id, by_key, calls_of
+
+        project = project_named(self.project_id, client.rules.project_id)
+        if self.flag_key is None and self.experiment_key is None:
+            return (yield from by_id(self.kind, self._name(), project))
+        found = yield from by_key(self.kind, self._name(), project)
+        if found.enabled is None or found.rollout_percentage is None or found.target_segments is None:
+            details = yield calls_of(self.kind).get(found.id)
+            return type(found).model_validate({**found.as_json(), **details.as_json()})
+        return found
+
+    def leave_link(self, context: Context, client: GuardedClient, found: Any) -> None:
+        """Leave the object's address for the link in the UI, before anything can fail or wait."""
+        from airflow_amplitude_experiment.ui.links import object_url
+
+        context["ti"].xcom_push(key=URL_KEY, value=object_url(client.base_url, client.rules.organization, found))
+
+    def _name(self) -> str:
+        value = next(getattr(self, name) for name in NAMES if getattr(self, name) is not None)
+        if not str(value).strip() or str(value) == "None":
+            raise ValueError(f"The {self.kind} is named by an empty text; was it left out of the form or the conf?")
+        return str(value).strip()
+
+
+def project_named(given: str | int | None, of_connection: str | None) -> str | None:
+    """Return the one project that is named.
+
+    :raises ValueError: the task and the connection name different ones.
+    """
+    wanted = str(given).strip() if given not in (None, "") else None
+    if wanted and of_connection and wanted != of_connection:
+        raise ValueError(f"project_id={wanted} is given, but the connection names project {of_connection}")
+    return wanted or of_connection
+
+
+@contextmanager
+def ending_what_cannot_heal() -> Iterator[None]:
+    """Let a task fail without another try where another try can't help."""
+    from airflow_amplitude_experiment.api import (
+        AmplitudeAuthError,
+        AmplitudeInvalidRequest,
+        AmplitudeNotConfirmed,
+        AmplitudeNotEditable,
+        AmplitudeNotFound,
+        AmplitudePermissionError,
+        RolloutRefused,
+    )
+
+    try:
+        yield
+    except (
+        AmplitudeAuthError,
+        AmplitudeInvalidRequest,
+        AmplitudeNotConfirmed,
+        AmplitudeNotEditable,
+        AmplitudeNotFound,
+        AmplitudePermissionError,
+        RolloutRefused,
+        ValueError,
+        TypeError,
+    ) as error:
+        raise AirflowFailException(f"{type(error).__name__}: {error}") from error

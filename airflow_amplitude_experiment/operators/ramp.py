@@ -1,0 +1,228 @@
+"""Move the rollout percentage of a flag or an experiment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._base import AmplitudeOperator, TargetMixin
+from ._past import skip_in_the_past
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_amplitude_experiment.hooks.guard import GuardedClient
+    from airflow_amplitude_experiment.rollout.ramp import RampDecision
+
+ATTEMPTS = 3
+SECONDS_BEFORE_ANOTHER_LOOK = 2.0
+
+
+class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
+    """Move the rollout percentage of one flag or experiment, and nothing else.
+
+    Reads the object, decides, writes once, and reads back. An object that already stands at the percentage costs
+    one read. Going up keeps everyone in who is in. A run of the past is skipped; a run that is started again does
+    not raise what somebody lowered or disabled meanwhile.
+
+    :param percentage: wanted percentage of users who match no target segment, whole, 0 to 100.
+    :param from_percentage: the only percentage to start from; ``None`` for anything lower.
+    :param segment: name of a target segment whose percentage is moved instead.
+    :param allow_decrease: permit going down, which takes the variant away from users who have it.
+    :param enable: switch a disabled object on in the same write.
+    :param on_drift: what to do where the object stands above ``percentage``: ``fail``, ``continue`` (write
+        nothing) or ``overwrite`` (write the percentage). Disabled, archived or lower than expected always fails.
+    :param experiment_key, experiment_id, flag_key, flag_id: the object; exactly one.
+    :param project_id: its project, where the connection names none.
+    :param reason: why, for the log and the record.
+    :param amplitude_conn_id: id of the Airflow connection.
+    :raises AirflowFailException: refused, or an error that another try can't heal.
+    :return: a record: ``kind``, ``key``, ``id``, ``project_id``, ``segment``, ``before``, ``after``, ``enabled``,
+        ``written``, ``at`` (UTC), ``reason``.
+
+    Source: Management API, "Edit experiment" and "Edit flag" (``rolloutPercentage``, ``targetSegments``).
+    """
+
+    template_fields: Sequence[str] = (
+        *AmplitudeOperator.template_fields,
+        *TargetMixin.target_fields,
+        "percentage",
+        "from_percentage",
+        "segment",
+        "on_drift",
+    )
+
+    writes_percentage = True
+
+    def __init__(
+        self,
+        *,
+        percentage: int | str,
+        from_percentage: int | str | None = None,
+        segment: str | None = None,
+        allow_decrease: bool = False,
+        enable: bool = False,
+        on_drift: Literal["fail", "continue", "overwrite"] | str = "fail",
+        experiment_key: str | None = None,
+        experiment_id: str | int | None = None,
+        flag_key: str | None = None,
+        flag_id: str | int | None = None,
+        project_id: str | int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.name_target(
+            experiment_key=experiment_key,
+            experiment_id=experiment_id,
+            flag_key=flag_key,
+            flag_id=flag_id,
+            project_id=project_id,
+        )
+        self.percentage = percentage
+        self.from_percentage = from_percentage
+        self.segment = segment
+        self.allow_decrease = allow_decrease
+        self.enable = enable
+        self.on_drift = on_drift
+        self._check_what_is_known()
+
+    def act(self, context: Context) -> dict[str, Any]:
+        """Read, decide, write, read back."""
+        skip_in_the_past(context, self.log)
+        percentage, expected = self._rendered()
+        with self.hook.get_conn() as client:
+            return self._ramp(context, client, percentage, expected)
+
+    def _ramp(self, context: Context, client: GuardedClient, to: int, expected: int | None) -> dict[str, Any]:
+        from airflow_amplitude_experiment.api import AmplitudeError, AmplitudeReadOnly
+        from airflow_amplitude_experiment.hooks.lookup import calls_of
+
+        calls = calls_of(self.kind)
+        for attempt in range(1, ATTEMPTS + 1):
+            found = client.read(self.reading(client))
+            self.leave_link(context, client, found)
+            decision = self._decide(found, to, expected)
+            if not decision.changes:
+                return self._report(found, decision, written=False)
+            if decision.raises:
+                self._refuse_what_was_stopped(context, client, found, again=attempt > 1)
+            try:
+                client.send(calls.update(found.id, **decision.patch), reason=self.reason, found=found)
+            except AmplitudeReadOnly:
+                return self._report(found, decision, written=False)
+            except AmplitudeError as error:
+                if not error.maybe_applied or attempt == ATTEMPTS:
+                    raise
+                self.log.warning("%s Reading %s again.", error, self.target)
+                time.sleep(SECONDS_BEFORE_ANOTHER_LOOK)
+                continue
+            self._confirm(client, found, decision)
+            return self._report(found, decision, written=True)
+        raise AssertionError  # the last attempt returns or raises
+
+    def _decide(self, found: Any, to: int, expected: int | None) -> RampDecision:
+        from airflow_amplitude_experiment.rollout.ramp import ramp
+
+        decision = ramp(
+            found,
+            to,
+            expected=expected,
+            segment=self.segment or None,
+            allow_decrease=self.allow_decrease,
+            enable=self.enable,
+            on_drift=self.on_drift,  # type: ignore[arg-type]  # checked after rendering
+        )
+        if decision.after < decision.before and getattr(found, "sticky_bucketing", False):
+            self.log.warning(
+                "%s has sticky bucketing: users who have a variant keep it below %s %%. "
+                "Only disabling it (AmplitudeKillSwitchOperator) takes it from them.",
+                self.target,
+                decision.after,
+            )
+        return decision
+
+    def _refuse_what_was_stopped(self, context: Context, client: GuardedClient, found: Any, *, again: bool) -> None:
+        """Refuse to raise what a person or a guard took down since this run began (law 9)."""
+        from airflow_amplitude_experiment.api import RolloutRefused
+        from airflow_amplitude_experiment.hooks.lookup import calls_of
+        from airflow_amplitude_experiment.rollout.history import stopped_since
+
+        run = context.get("dag_run")
+        if run is None:
+            return
+        is_first = not self._upstream(AmplitudeRampRolloutOperator)
+        first_of_schedule = is_first and str(getattr(run.run_type, "value", run.run_type)) == "scheduled"
+        started_again = context["ti"].try_number > 1 or bool(getattr(run, "clear_number", 0))
+        if not (again or first_of_schedule or started_again):
+            return
+        versions = client.send(calls_of(self.kind).versions(found.id))
+        since = run.run_after or run.start_date or datetime.now(UTC)
+        how = stopped_since(versions, since, found, explained=self._upstream(AmplitudeOperator))
+        if how:
+            raise RolloutRefused(
+                f"{self.target} {how}. That was since this run's {since:%Y-%m-%dT%H:%MZ}, so this ramp to "
+                f"{self.percentage} % would undo somebody's stop. Nothing was written. "
+                "To go on, trigger a new run by hand."
+            )
+
+    def _upstream(self, cls: type[Any]) -> int:
+        """Count the tasks upstream that move the percentage of the same kind of object."""
+        upstream = [task for task in self.get_flat_relatives(upstream=True) if isinstance(task, cls)]
+        return sum(task.writes_percentage and getattr(task, "kind", None) == self.kind for task in upstream)
+
+    def _confirm(self, client: GuardedClient, found: Any, decision: RampDecision) -> None:
+        """Read back, once more after a moment where it differs, and fail where it still does (law 1)."""
+        from airflow_amplitude_experiment.api import AmplitudeNotConfirmed
+        from airflow_amplitude_experiment.hooks.lookup import calls_of
+        from airflow_amplitude_experiment.rollout.segments import segment_named
+
+        stands: Any = None
+        for wait in (0.0, SECONDS_BEFORE_ANOTHER_LOOK):
+            time.sleep(wait)
+            now = client.send(calls_of(self.kind).get(found.id))
+            stands = segment_named(now, self.segment).percentage if self.segment else now.rollout_percentage
+            if stands == decision.after and now.enabled:
+                return
+        raise AmplitudeNotConfirmed(
+            f"{self.target}: asked for {decision.after} %, found {decision.before} % before; it stands at {stands} % "
+            f"and is {'enabled' if now.enabled else 'disabled'} now"
+        )
+
+    def _report(self, found: Any, decision: RampDecision, *, written: bool) -> dict[str, Any]:
+        would = " (read-only, not sent)" if decision.changes and not written else ""
+        self.log.info("%s: %s%s", self.target, decision, would)
+        return {
+            "kind": self.kind,
+            "key": found.key,
+            "id": found.id,
+            "project_id": found.project_id,
+            "segment": decision.segment,
+            "before": decision.before,
+            "after": decision.after,
+            "enabled": bool(found.enabled or (decision.enables and written)),
+            "written": written,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "reason": self.reason,
+        }
+
+    def _rendered(self) -> tuple[int, int | None]:
+        """Return the percentages once templates are rendered."""
+        from airflow_amplitude_experiment.api._checks import one_of, percent
+
+        one_of("fail", "continue", "overwrite")("on_drift", self.on_drift)
+        expected = (
+            None if self.from_percentage in (None, "", "None") else percent("from_percentage", self.from_percentage)
+        )
+        return percent("percentage", self.percentage), expected
+
+    def _check_what_is_known(self) -> None:
+        """Check the values that no template fills in later, while the DAG is parsed."""
+        from airflow_amplitude_experiment.api._checks import one_of, percent
+
+        for name in ("percentage", "from_percentage"):
+            if isinstance(value := getattr(self, name), int | float):
+                percent(name, value)
+        if isinstance(self.on_drift, str) and "{{" not in self.on_drift:
+            one_of("fail", "continue", "overwrite")("on_drift", self.on_drift)

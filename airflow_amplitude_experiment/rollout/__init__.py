@@ -1,0 +1,1 @@
+"""What a rollout decides, apart from Airflow and from any request."""
