@@ -16,10 +16,13 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from . import models
+from . import _beta, models
 from ._call import Dialect, Endpoint
-from .errors import AmplitudeError, AmplitudeUnexpectedAnswer, cut, error_class
+from .errors import cut
 from .models import Page
+
+A_DAY = 86_400.0
+LONGEST_CURSOR = 1000
 
 
 class Unreadable(Exception):
@@ -31,55 +34,54 @@ def read(endpoint: Endpoint, arguments: Mapping[str, Any], content: bytes, conte
 
     :raises Unreadable: HTML, truncated, or of another shape than documented.
     """
-    if "html" in content_type.lower() or content.lstrip()[:1] == b"<":
+    if "html" in content_type.lower() or content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise Unreadable("an HTML page")
     return _READERS[endpoint.answer](endpoint, arguments, content, dialect)
 
 
-def failure(status: int, content: bytes, headers: Mapping[str, str], **request: Any) -> AmplitudeError:
-    """Return the error for a status that isn't a success. ``request`` names method, path and the like."""
+def failure_text(status: int, content: bytes, headers: Mapping[str, str]) -> str:
+    """Return what an answer says that isn't a success."""
     if status < 400:
-        target = cut(headers.get("location", ""), 100)
-        text = f"a redirect{' to ' + target if target else ''}, which is not followed, so that the key stays here"
-        return AmplitudeUnexpectedAnswer(text, status=status, **request)
-    text = _error_text(content) or "no text"
-    return error_class(status)(text, status=status, retry_after=retry_after(headers), **request)
+        target = cut(headers.get("location", "another place"), 100)
+        return f"a redirect to {target}, which is not followed, so that the key stays here"
+    return _error_text(content).strip() or "no text"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that ``Retry-After`` asks for, given as seconds or as an HTTP date."""
+    """Return the seconds that ``Retry-After`` asks for, given as seconds or as an HTTP date; at most a day."""
     given = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", given):
-        return float(given)
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", given):
+        return min(float(given), A_DAY)
     try:
         moment = parsedate_to_datetime(given)
-    except (TypeError, ValueError):
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        seconds = (moment - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError, IndexError, OverflowError):  # what email.utils raises for odd texts
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, seconds), A_DAY)
 
 
 def _error_text(content: bytes) -> str:
     """Return an error body as text: its message where it is JSON, tags removed where it is HTML (D5)."""
     text = content.decode("utf-8", "replace")
     if text.lstrip().startswith("<"):
-        return re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(script|style).*?</\1>", " ", text))
+        return re.sub(r"(?s)<(script|style)\b.*?(</\1>|$)|<[^>]*(>|$)", " ", text)
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if isinstance(body, dict):
         for name in ("message", "error", "detail"):
             if isinstance(body.get(name), str):
                 return str(body[name])
-    return text
+    return json.dumps(body, ensure_ascii=False)
 
 
 def _json(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
-        raise Unreadable(f"not JSON (or cut off) after {len(content)} bytes") from None
+    except (ValueError, RecursionError):
+        raise Unreadable(f"{len(content)} bytes that are not JSON, or cut off") from None
 
 
 @lru_cache
@@ -140,34 +142,38 @@ def _cursor(data: Mapping[str, Any], elements: list[Any]) -> str | None:
         raise Unreadable("a nextCursor that is neither text nor number")
     if isinstance(cursor, float) and cursor.is_integer():
         cursor = int(cursor)
-    return str(cursor) if cursor is not None and cursor != "" else None
+    text = "" if cursor is None else str(cursor)
+    if len(text) > LONGEST_CURSOR or not text.isprintable() or (text and not text.strip()):
+        raise Unreadable(f"a nextCursor of {len(text)} characters that can't be sent back")
+    return text or None
 
 
 def _filtered(found: list[Any], endpoint: Endpoint, arguments: Mapping[str, Any]) -> list[Any]:
     """Apply the filters of a list here too: whether ``key`` matches in part is not documented (B8).
 
-    The beta has no filters at all, and a list shows ``deleted`` only sometimes (E3).
+    Some lists have no filters at all (B9, B11, the beta), and a list shows ``deleted`` only sometimes (E3).
     """
     if "key" in arguments:
         found = [each for each in found if each.key == arguments["key"]]
     if "project_id" in arguments:
-        wanted = str(arguments["project_id"])
-        found = [each for each in found if each.project_id in (wanted, None)]
-    if "include_archived" in endpoint.fields and not arguments.get("include_archived"):
+        wanted = (arguments["project_id"], None)
+        found = [each for each in found if getattr(each, "flag_config", each).project_id in wanted]
+    shown_by_default = "include_archived" in endpoint.local  # as the API does where it has no such filter
+    if "include_archived" in endpoint.fields and not arguments.get("include_archived", shown_by_default):
         found = [each for each in found if not each.deleted]
     return found
 
 
-def _created(endpoint: Endpoint, arguments: Mapping[str, Any], content: bytes, dialect: Dialect) -> Any:
-    return _object(endpoint, arguments, content, dialect)
-
-
-def _ok(_: Endpoint, __: Mapping[str, Any], content: bytes, ___: Dialect) -> None:
-    if content.strip().strip(b'"').upper() not in (b"OK", b""):
-        try:
-            json.loads(content)
-        except ValueError:
-            raise Unreadable(f"{len(content)} bytes of text instead of OK") from None
+def _ok(_: Endpoint, __: Mapping[str, Any], content: bytes, dialect: Dialect) -> None:
+    """Accept OK, and an object that tells of no error; what the beta answers here is not documented."""
+    if dialect == "beta" or content.strip().strip(b'"').upper() in (b"OK", b""):
+        return
+    try:
+        data = _json(content)
+    except Unreadable:
+        raise Unreadable(f"{len(content)} bytes of text instead of OK") from None
+    if not isinstance(data, dict) or data.keys() & {"error", "errors"}:
+        raise Unreadable("JSON instead of OK")
 
 
 def _anything(_: Endpoint, __: Mapping[str, Any], ___: bytes, ____: Dialect) -> None:
@@ -178,16 +184,11 @@ def _with_payloads(data: list[Any], endpoint: Endpoint, dialect: Dialect) -> lis
     """Read the beta's payloads, which are texts that hold JSON."""
     if dialect != "beta" or endpoint.model != "Variant":
         return data
-    return [{**each, "payload": _payload(each.get("payload"))} if isinstance(each, dict) else each for each in data]
+    return [{**each, "payload": _beta.payload(each["payload"])} if _has_payload(each) else each for each in data]
 
 
-def _payload(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+def _has_payload(variant: Any) -> bool:
+    return isinstance(variant, dict) and "payload" in variant
 
 
 _READERS: dict[str, Callable[[Endpoint, Mapping[str, Any], bytes, Dialect], Any]] = {
@@ -195,7 +196,6 @@ _READERS: dict[str, Callable[[Endpoint, Mapping[str, Any], bytes, Dialect], Any]
     "array": _array,
     "ids": _ids,
     "page": _page,
-    "created": _created,
     "ok": _ok,
     "anything": _anything,
 }

@@ -7,7 +7,6 @@ the plain arguments. Nothing is sent, encoded or loaded for it, so a DAG file ca
 
 from __future__ import annotations
 
-import json
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,15 +14,19 @@ from datetime import date, datetime
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
+from . import _beta
 from . import _checks as check
 from ._checks import Check, WrongValue, camel, short
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-Answer = Literal["object", "page", "array", "ids", "created", "ok", "anything"]
+Answer = Literal["object", "page", "array", "ids", "ok", "anything"]
 Dialect = Literal["v1", "beta"]
 Reach = Literal["nothing", "people"]
 Repeat = Literal["always", "never", "gone is done", "unless it reaches people", "unless it moves people"]
+FILTERS = frozenset({"key", "project_id", "include_archived"})
+LONGEST_PART = 2000
+"""Characters of one part of a URL; Amplitude's longest keys are far from it, and URLs have a limit."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -89,7 +92,8 @@ class Endpoint:
     :param reach: whether it can change what people get.
     :param beta: path in the beta API, ``None`` where the beta has no such call.
     :param beta_lacks: arguments that the beta doesn't know.
-    :param wrap: body field that takes the call's one list.
+    :param local: filters of a list that v1 doesn't have; they are applied here, to all pages.
+    :param wrap: body field that takes the call's one list, ``ids``.
     :param settle: looks at the whole body once every field is checked.
     :param on_v1: for a call of the beta's own: the endpoint and the arguments that do the same on v1.
     :param v1_advice: for a call of the beta's own without such a twin: what to use instead.
@@ -107,6 +111,7 @@ class Endpoint:
     reach: Reach = "nothing"
     beta: str | None = None
     beta_lacks: frozenset[str] = frozenset()
+    local: frozenset[str] = frozenset()
     wrap: str = ""
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     on_v1: tuple[str, Mapping[str, Any]] | None = None
@@ -135,24 +140,45 @@ class Endpoint:
             return find_endpoint(twin).prepare({**arguments, **more}, dialect=dialect)
         if dialect == "beta":
             self._refuse_what_beta_lacks(arguments)
+        if self.answer == "page":
+            arguments = {"limit": check.MOST_PER_PAGE, **arguments}  # the default is nowhere documented (B6)
         values = self.checked(arguments)
         template = self.path if dialect == "v1" else str(self.beta)
-        path = template.format_map({name: _path_part(self.name, name, values) for name in _parts(template)})
-        rest = {name: value for name, value in values.items() if name not in _parts(template)}
-        if self.method == "GET":
-            return Prepared(self.method, path, _query(rest, dialect), None, True, values)
-        body = self._body(rest, dialect)
+        parts = _parts(template)
+        try:
+            path = template.format_map({name: _path_part(name, values[name]) for name in parts})
+            rest = {name: value for name, value in values.items() if name not in parts}
+            if self.method == "GET":
+                return Prepared(self.method, path, self._query(rest, dialect), None, True, values)
+            body = self._body(rest, dialect)
+        except WrongValue as error:
+            raise ValueError(f"{self.name}: {error}") from None
         if self.method == "PATCH" and not body:
-            raise ValueError(f"{self.name}: nothing to change; give at least one of {', '.join(self.fields)}")
+            changeable = [name for name in self.fields if name not in parts]
+            raise ValueError(f"{self.name}: nothing to change; give at least one of {', '.join(changeable)}")
         return Prepared(self.method, path, {}, body, self._may_repeat(body or {}), values)
+
+    def filters_here(self, dialect: Dialect) -> frozenset[str]:
+        """Return the filters that this API doesn't have: they are applied to the answers."""
+        if self.answer != "page":
+            return frozenset()
+        return FILTERS if dialect == "beta" else self.local
+
+    def people_in(self, values: Mapping[str, Any]) -> set[str]:
+        """Return the user and device ids among checked arguments: they are repeated in no text."""
+        lists = [value for name, value in values.items() if self.fields[name].private and isinstance(value, list)]
+        lists += [slot.get("individuals", []) for slot in values.get("slots", ())]
+        return {person for people in lists for person in people}
+
+    def _query(self, values: Mapping[str, Any], dialect: Dialect) -> dict[str, str]:
+        here = self.filters_here(dialect)
+        return {camel(name): _query_text(name, value) for name, value in values.items() if name not in here}
 
     def _body(self, values: dict[str, Any], dialect: Dialect) -> dict[str, Any] | None:
         if self.wrap:
-            return {self.wrap: next(iter(values.values()))}
+            return {self.wrap: values["ids"]}
         body = {camel(name): value for name, value in values.items()}
-        if dialect == "beta":
-            body = _beta_body(body)
-        return body or None
+        return (_beta.body(body) if dialect == "beta" else body) or None
 
     def _may_repeat(self, body: Mapping[str, Any]) -> bool:
         if self.repeat == "unless it reaches people":
@@ -196,6 +222,8 @@ def find_endpoint(name: str) -> Endpoint:
 
 def _plain(name: str, value: Any) -> Any:
     """Return the value as Airflow can serialise it; XComArgs and other lazy values pass as they are."""
+    if isinstance(value, str):
+        return str.__str__(value)  # an enum's text, not its name
     if isinstance(value, datetime) and value.tzinfo is None:
         raise ValueError(f"{name} is {value.isoformat()}, a moment without a time zone; give an aware datetime")
     if isinstance(value, date):
@@ -214,41 +242,28 @@ def _parts(template: str) -> list[str]:
     return [part[1:-1] for part in template.split("/") if part.startswith("{")]
 
 
-def _path_part(endpoint: str, name: str, values: Mapping[str, Any]) -> str:
-    given = str(values[name])
+def _path_part(name: str, value: Any) -> str:
+    given = str(value)
     if given in (".", ".."):
-        raise ValueError(f"{endpoint}: {name} is {given!r}, which would lead to another path")
-    return quote(given, safe="")
+        raise WrongValue(f"{name} is {given!r}, which would lead to another path")
+    return quote(_short_enough(name, given), safe="")
 
 
-def _query(values: Mapping[str, Any], dialect: Dialect) -> dict[str, str]:
-    known = values if dialect == "v1" else {key: values[key] for key in ("limit", "cursor") if key in values}
-    return {camel(name): _query_text(value) for name, value in known.items()}
+def _query_text(name: str, value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else _short_enough(name, str(value))
 
 
-def _query_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _beta_body(body: dict[str, Any]) -> dict[str, Any]:
-    """Say the same in the beta's words: payloads are texts that hold JSON, experiment types have old names."""
-    body = dict(body)
-    if "payload" in body:
-        body["payload"] = json.dumps(body["payload"])
-    if "variants" in body:
-        body["variants"] = [_beta_body(variant) for variant in body["variants"]]
-    if "experimentType" in body:
-        if body["experimentType"] != "a-b-test":
-            raise ValueError(f"the beta API doesn't know experiment_type={body['experimentType']!r}; use dialect='v1'")
-        body["experimentType"] = "hypothesis-testing"
-    return body
+def _short_enough(name: str, value: str) -> str:
+    if len(value) > LONGEST_PART:
+        raise WrongValue(f"{name} has {len(value)} characters, but must have at most {LONGEST_PART}")
+    return value
 
 
 def endpoint(method: str, path: str, answer: Answer, **facts: Any) -> Callable[[F], F]:
     """Describe the endpoint that the decorated function calls.
 
-    ``fields`` is a TypedDict whose annotations carry the checks of everything that is not in the path. The
-    beta's path is the same unless ``beta`` says another or ``None``.
+    ``fields`` is a TypedDict whose annotations carry the checks of everything that is not in the path; ``ids`` is
+    the check of a list that is positional. The beta's path is the same unless ``beta`` says another or ``None``.
     """
 
     def describe(function: F) -> F:
@@ -276,14 +291,17 @@ class Calls:
 
 
 def _described(name: str, kind: str, model: str, facts: dict[str, Any]) -> Endpoint:
-    body = facts.pop("fields", None)
-    in_path = {part: PATH_CHECKS[part] for part in _parts(facts["path"]) if part != "kind"}
-    required = frozenset(in_path) | (body.__required_keys__ if body else frozenset())
+    fields = facts.pop("fields", None)
+    checks = {part: PATH_CHECKS[part] for part in _parts(facts["path"]) if part != "kind"}
+    required = frozenset(checks) | (fields.__required_keys__ if fields else frozenset())
+    checks |= _checks_of(fields) if fields else {}
+    if ids := facts.pop("ids", None):
+        checks["ids"], required = ids, required | {"ids"}
     for path in ("path", "beta"):
         facts[path] = facts[path] and facts[path].replace("{kind}", kind)
     facts["model"] = facts.get("model") or model
     facts["items"] = kind if facts["answer"] == "page" else ""
-    return Endpoint(name, fields={**in_path, **(_checks_of(body) if body else {})}, required=required, **facts)
+    return Endpoint(name, fields=checks, required=required, **facts)
 
 
 def _checks_of(fields: Any) -> dict[str, Check]:

@@ -36,6 +36,7 @@ CONDITION_OPERATORS = (
 EXPOSURE_OPERATORS = tuple(operator for operator in CONDITION_OPERATORS if not operator.startswith("set "))
 INCLUSIONS_LIMIT = 2000
 BULK_LIMIT = 100
+MOST_PER_PAGE = 1000
 SLOTS_LIMIT = 20
 
 
@@ -61,7 +62,7 @@ class Check:
             return self.convert(value)
         except WrongValue as error:
             raise WrongValue(f"{name}: {error}") from None
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, OverflowError):
             given = f"a {type(value).__name__}" if self.private else short(value)
             raise WrongValue(f"{name} is {given}, but must be {self.expected}") from None
 
@@ -86,6 +87,7 @@ def one_of(*allowed: str) -> Check:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
+    value.encode()  # half a surrogate pair can't be sent
     return value
 
 
@@ -106,6 +108,8 @@ def whole(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, str):
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?", value.strip()):
+            raise ValueError
         value = float(value) if "." in value else int(value)
     if value != int(value):
         raise WrongValue(
@@ -125,9 +129,7 @@ def _number(low: int, high: int | None) -> Callable[[Any], int]:
 
 
 def _identifier(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise TypeError
-    return str(value).strip()
+    return _person(value).strip()
 
 
 def _numeric_id(value: Any) -> int:
@@ -138,9 +140,9 @@ def _numeric_id(value: Any) -> int:
 
 
 def _person(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+    if isinstance(value, bool) or not isinstance(value, str | int):
         raise TypeError
-    return str(value)
+    return _name(str(value))
 
 
 def list_of(item: Check, *, least: int = 0, most: int | None = None) -> Check:
@@ -158,13 +160,12 @@ def list_of(item: Check, *, least: int = 0, most: int | None = None) -> Check:
 
 
 def _weights(value: Any) -> dict[str, int]:
-    weights = {_name(key): _weight(weight) for key, weight in value.items()}
+    if not isinstance(value, Mapping):
+        raise TypeError
+    weights = {name("variant key", key): weight(str(key), given) for key, given in value.items()}
     if not any(weights.values()):
         raise WrongValue(f"{short(value)} gives every variant the weight 0; nobody would get any variant")
     return weights
-
-
-_weight = _number(0, None)
 
 
 def timestamp(value: Any) -> str:
@@ -185,8 +186,8 @@ def _date_or_none(value: Any) -> str | None:
 
 def _json(value: Any) -> Any:
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise WrongValue(f"can't be written as JSON: {error}") from None
     return value
 
@@ -230,6 +231,8 @@ def _only(fields: Mapping[str, Check], required: tuple[str, ...] = ()) -> Callab
             name = given if given in fields else camel(str(given))
             if name not in fields:
                 raise WrongValue(f"field {given!r} is unknown; allowed: {', '.join(fields)}")
+            if name in found:
+                raise WrongValue(f"field {name!r} is given twice")
             found[name] = fields[name](str(given), content)
         if missing := [name for name in required if name not in found]:
             raise WrongValue(f"field {missing[0]!r} is missing")
@@ -300,8 +303,8 @@ text = Check("a text", _text)
 name = Check("a text that is not empty", _name)
 boolean = Check("true or false", _boolean)
 percent = Check("a whole number from 0 to 100", _number(0, 100))
-page_size = Check("a whole number from 1 to 1000", _number(1, 1000))
-weight = Check("a whole number of 0 or more", _weight)
+page_size = Check("a whole number from 1 to 1000", _number(1, MOST_PER_PAGE))
+weight = Check("a whole number of 0 or more", _number(0, None))
 weights = Check("a mapping of variant key to a whole number of 0 or more", _weights)
 identifier = Check("an id (text or whole number)", _identifier)
 numeric_id = Check("a numeric id", _numeric_id)

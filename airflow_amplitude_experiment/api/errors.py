@@ -120,7 +120,7 @@ class AmplitudeRateLimited(AmplitudeError):
 
     advice = (
         "The project's limit is 100 requests a second and 100,000 a day (until 00:00 UTC); if it lasts longer "
-        "than a minute the day's quota is used up. Nothing was changed by this request."
+        "than a minute the day's quota is used up."
     )
 
 
@@ -178,7 +178,9 @@ _BY_NAME: dict[str, type[AmplitudeError]] = {
 
 
 def error_class(status: int) -> type[AmplitudeError]:
-    """Return the error class of an HTTP status of 400 or more."""
+    """Return the error class of an HTTP status that isn't a success."""
+    if status < 400:
+        return AmplitudeUnexpectedAnswer
     by_status: dict[int, type[AmplitudeError]] = {
         401: AmplitudeAuthError,
         403: AmplitudePermissionError,
@@ -197,6 +199,9 @@ def error_from_dict(data: dict[str, Any]) -> AmplitudeError:
 
 
 def cut(text: str, limit: int = TEXT_LIMIT) -> str:
-    """Return the text without line breaks, cut to ``limit`` characters."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else f"{flat[:limit]} [cut, {len(flat)} characters]"
+    """Return the text on one line, without control characters, in at most ``limit`` characters."""
+    flat = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    if len(flat) <= limit:
+        return flat
+    note = f" [cut, {len(flat)} characters]"
+    return flat[: limit - len(note)] + note

@@ -10,7 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict, Unpack
 
 from . import _checks as check
-from ._call import Call, Calls, endpoint
+from ._call import FILTERS, Call, Calls, endpoint
 from ._checks import WrongValue
 
 if TYPE_CHECKING:
@@ -28,9 +28,23 @@ class Paging(TypedDict, total=False):
     cursor: Annotated[Id, check.identifier]
 
 
+class DeploymentFilter(Paging, total=False):
+    """What a list of deployments can be narrowed by. Archived ones are in it unless ``include_archived`` is false."""
+
+    project_id: Annotated[Id, check.identifier]
+    include_archived: Annotated[bool, check.boolean]
+
+
+class GroupFilter(DeploymentFilter, total=False):
+    """What a list of mutex or holdout groups can be narrowed by."""
+
+    key: Annotated[str, check.name]
+
+
 class VersionFilter(Paging, total=False):
     """Which versions to list: ``start`` inclusive, ``end`` exclusive, ISO 8601 in UTC."""
 
+    project_id: Annotated[Id, check.identifier]
     start: Annotated[str | date, check.date_text]
     end: Annotated[str | date, check.date_text]
 
@@ -137,21 +151,24 @@ def archive_alone(values: dict[str, Any]) -> dict[str, Any]:
 class VersionCalls(Calls):
     """The feed of changes over all objects that the key can see."""
 
-    @endpoint("GET", "/{kind}", "page", model="Version", fields=VersionFilter, beta=None)
+    @endpoint("GET", "/{kind}", "page", model="Version", fields=VersionFilter, local=FILTERS, beta=None)
     def list(self, **filters: Unpack[VersionFilter]) -> "Call[Page[Version]]":
-        """List versions of flags and experiments, newest first, of every project that the key can see."""
+        """List versions of flags and experiments, newest first, of every project that the key can see.
+
+        ``project_id`` is applied here (B11).
+        """
         return self._call("list", **filters)
 
 
 class DeploymentCalls(Calls):
     """The calls on deployments."""
 
-    @endpoint("GET", "/{kind}", "page", beta="/{kind}/list", fields=Paging)
-    def list(self, **paging: Unpack[Paging]) -> "Call[Page[Deployment]]":
-        """List deployments of every project that the key can see, archived ones included."""
-        return self._call("list", **paging)
+    @endpoint("GET", "/{kind}", "page", beta="/{kind}/list", fields=DeploymentFilter, local=FILTERS)
+    def list(self, **filters: Unpack[DeploymentFilter]) -> "Call[Page[Deployment]]":
+        """List deployments of every project that the key can see, archived ones included; filters apply here (B9)."""
+        return self._call("list", **filters)
 
-    @endpoint("POST", "/{kind}", "created", model="Created", fields=DeploymentCreate, repeat="never", beta=None)
+    @endpoint("POST", "/{kind}", "object", model="Created", fields=DeploymentCreate, repeat="never", beta=None)
     def create(self, **fields: Unpack[DeploymentCreate]) -> "Call[Created]":
         """Create a deployment. Never repeated blindly: a repeat may make a second one."""
         return self._call("create", **fields)
@@ -165,10 +182,10 @@ class DeploymentCalls(Calls):
 class MutexCalls(Calls):
     """The calls on mutex groups."""
 
-    @endpoint("GET", "/{kind}", "page", fields=Paging, beta=None)
-    def list(self, **paging: Unpack[Paging]) -> "Call[Page[Mutex]]":
-        """List the mutex groups of every project that the key can see."""
-        return self._call("list", **paging)
+    @endpoint("GET", "/{kind}", "page", fields=GroupFilter, local=FILTERS, beta=None)
+    def list(self, **filters: Unpack[GroupFilter]) -> "Call[Page[Mutex]]":
+        """List the mutex groups of every project that the key can see; filters are applied here (B9)."""
+        return self._call("list", **filters)
 
     @endpoint("GET", ONE, "object", beta=None)
     def get(self, id: Id) -> "Call[Mutex]":
@@ -176,7 +193,7 @@ class MutexCalls(Calls):
         return self._call("get", id=id)
 
     @endpoint(
-        "POST", "/{kind}", "created", model="Created", fields=MutexCreate, beta=None,
+        "POST", "/{kind}", "object", model="Created", fields=MutexCreate, beta=None,
         repeat="never", reach="people", settle=settle_group,
     )  # fmt: skip
     def create(self, **fields: Unpack[MutexCreate]) -> "Call[Created]":
@@ -197,10 +214,10 @@ class MutexCalls(Calls):
 class HoldoutCalls(Calls):
     """The calls on holdout groups."""
 
-    @endpoint("GET", "/{kind}", "page", fields=Paging, beta=None)
-    def list(self, **paging: Unpack[Paging]) -> "Call[Page[Holdout]]":
-        """List the holdout groups of every project that the key can see."""
-        return self._call("list", **paging)
+    @endpoint("GET", "/{kind}", "page", fields=GroupFilter, local=FILTERS, beta=None)
+    def list(self, **filters: Unpack[GroupFilter]) -> "Call[Page[Holdout]]":
+        """List the holdout groups of every project that the key can see; filters are applied here (B9)."""
+        return self._call("list", **filters)
 
     @endpoint("GET", ONE, "object", beta=None)
     def get(self, id: Id) -> "Call[Holdout]":
@@ -208,7 +225,7 @@ class HoldoutCalls(Calls):
         return self._call("get", id=id)
 
     @endpoint(
-        "POST", "/{kind}", "created", model="Created", fields=HoldoutCreate, beta=None,
+        "POST", "/{kind}", "object", model="Created", fields=HoldoutCreate, beta=None,
         repeat="never", reach="people", settle=settle_group,
     )  # fmt: skip
     def create(self, **fields: Unpack[HoldoutCreate]) -> "Call[Created]":

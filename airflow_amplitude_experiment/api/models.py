@@ -7,7 +7,7 @@ and ``key`` may be missing (``None``): read :meth:`Model.has` before deciding on
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -35,9 +35,11 @@ Ids = Annotated[list[Id], BeforeValidator(_no_array)]
 
 
 class Model(BaseModel):
-    """An object of the API. Unknown fields are kept and written back."""
+    """An object of the API. Unknown fields are kept and written back; a known one of a wrong type is an error."""
 
-    model_config = ConfigDict(extra="allow", alias_generator=to_camel, populate_by_name=True, frozen=True)
+    model_config = ConfigDict(
+        extra="allow", alias_generator=to_camel, populate_by_name=True, frozen=True, strict=True, allow_inf_nan=False
+    )
 
     def has(self, field: str) -> bool:
         """Whether the answer held this field (given in snake_case)."""
@@ -136,7 +138,8 @@ class Experiment(Flag):
             return None
         moment = datetime.fromisoformat(self.end_date)
         if len(self.end_date) == len("2026-01-31"):
-            return datetime.combine(moment.date() + timedelta(days=1), time.min, UTC)
+            day = moment.date()
+            return datetime.combine(day if day == date.max else day + timedelta(days=1), time.min, UTC)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -153,7 +156,7 @@ class FlagConfig(Model):
 class Version(Model):
     """One version of an object; ``version`` counts from 1 per object and serves as its id."""
 
-    version: int
+    version: Annotated[int, BeforeValidator(_whole_if_whole)]
     flag_config: FlagConfig
     created_at: str | None = None
     created_by: Id | None = None
@@ -180,7 +183,7 @@ class MutexSlot(Model):
     """One slot of a mutex group; ``index`` is what ``update_slot`` takes."""
 
     name: str | None = None
-    index: int | None = None
+    index: Annotated[int, BeforeValidator(_whole_if_whole)] | None = None
     variant_key: str | None = None
     percentage: Number | None = None
     experiments: Ids | None = None

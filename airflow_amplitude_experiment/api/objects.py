@@ -102,36 +102,6 @@ class ExperimentPatch(FlagPatch, total=False):
     rolled_out_variant: Annotated[str, check.name]
 
 
-class Deployments(TypedDict):
-    """Deployments to attach."""
-
-    ids: Annotated[Sequence[Id], check.attached]
-
-
-class People(TypedDict):
-    """Users and devices to include."""
-
-    ids: Annotated[Sequence[Id], check.people]
-
-
-class PeopleRemoved(TypedDict):
-    """Users and devices to remove."""
-
-    ids: Annotated[Sequence[Id], check.people_removed]
-
-
-class Cohorts(TypedDict):
-    """Cohorts to include."""
-
-    ids: Annotated[Sequence[Id], check.cohorts]
-
-
-class CohortsRemoved(TypedDict):
-    """Cohorts to remove."""
-
-    ids: Annotated[Sequence[Id], check.cohorts_removed]
-
-
 class RolloutWeights(TypedDict):
     """The weights of all variants."""
 
@@ -234,7 +204,7 @@ class ObjectCalls(Calls, Generic[ObjectT]):
         """List the user and device ids that are included in a variant."""
         return self._call("users", id=id, variant_key=variant_key)
 
-    @endpoint("POST", f"{VARIANT}/users", "ok", fields=People, wrap="inclusions", repeat="never", reach="people")
+    @endpoint("POST", f"{VARIANT}/users", "ok", ids=check.people, wrap="inclusions", repeat="never", reach="people")
     def add_users(self, id: Id, variant_key: str, ids: Sequence[Id]) -> Call[None]:
         """Include users or devices in a variant: 1 to 2000 ids, 2000 a variant in all. Never repeated blindly."""
         return self._call("add_users", id=id, variant_key=variant_key, ids=ids)
@@ -245,14 +215,9 @@ class ObjectCalls(Calls, Generic[ObjectT]):
         return self._call("remove_user_at", id=id, variant_key=variant_key, user_index=user_index)
 
     @endpoint(
-        "DELETE",
-        f"{VARIANT}/bulk-delete-users",
-        "ok",
-        fields=PeopleRemoved,
-        wrap="users",
-        reach="people",
-        beta=None,
-    )
+        "DELETE", f"{VARIANT}/bulk-delete-users", "ok", beta=None,
+        ids=check.people_removed, wrap="users", reach="people",
+    )  # fmt: skip
     def remove_users(self, id: Id, variant_key: str, ids: Sequence[Id]) -> Call[None]:
         """Remove 1 to 100 users or devices from a variant."""
         return self._call("remove_users", id=id, variant_key=variant_key, ids=ids)
@@ -268,30 +233,19 @@ class ObjectCalls(Calls, Generic[ObjectT]):
         return self._call("cohorts", id=id, variant_key=variant_key)
 
     @endpoint(
-        "POST",
-        f"{VARIANT}/cohorts",
-        "ok",
-        fields=Cohorts,
-        wrap="inclusions",
-        repeat="never",
-        reach="people",
-        beta=None,
-    )
+        "POST", f"{VARIANT}/cohorts", "ok", beta=None,
+        ids=check.cohorts, wrap="inclusions", repeat="never", reach="people",
+    )  # fmt: skip
     def add_cohorts(self, id: Id, variant_key: str, ids: Sequence[Id]) -> Call[None]:
         """Include cohorts in a variant. Never repeated blindly."""
         return self._call("add_cohorts", id=id, variant_key=variant_key, ids=ids)
 
     @endpoint(
-        "DELETE",
-        f"{VARIANT}/bulk-delete-cohorts",
-        "ok",
-        fields=CohortsRemoved,
-        wrap="users",
-        reach="people",
-        beta=None,
-    )
+        "DELETE", f"{VARIANT}/bulk-delete-cohorts", "ok", beta=None,
+        ids=check.cohorts_removed, wrap="users", reach="people",
+    )  # fmt: skip
     def remove_cohorts(self, id: Id, variant_key: str, ids: Sequence[Id]) -> Call[None]:
-        """Remove 1 to 100 cohorts from a variant."""
+        """Remove 1 to 100 cohorts from a variant; they travel under the name ``users`` (C3)."""
         return self._call("remove_cohorts", id=id, variant_key=variant_key, ids=ids)
 
     @endpoint("GET", f"{ONE}/deployments", "array", model="Deployment", beta=None)
@@ -300,27 +254,14 @@ class ObjectCalls(Calls, Generic[ObjectT]):
         return self._call("deployments", id=id)
 
     @endpoint(
-        "POST",
-        f"{ONE}/deployments",
-        "ok",
-        fields=Deployments,
-        wrap="deployments",
-        repeat="never",
-        reach="people",
-        beta=None,
-    )
+        "POST", f"{ONE}/deployments", "ok", beta=None,
+        ids=check.attached, wrap="deployments", repeat="never", reach="people",
+    )  # fmt: skip
     def add_deployments(self, id: Id, ids: Sequence[Id]) -> Call[None]:
         """Attach existing deployments to one object. Never repeated blindly."""
         return self._call("add_deployments", id=id, ids=ids)
 
-    @endpoint(
-        "DELETE",
-        f"{ONE}/deployments/{{deployment_id}}",
-        "ok",
-        repeat="gone is done",
-        reach="people",
-        beta=None,
-    )
+    @endpoint("DELETE", f"{ONE}/deployments/{{deployment_id}}", "ok", repeat="gone is done", reach="people", beta=None)
     def remove_deployment(self, id: Id, deployment_id: Id) -> Call[None]:
         """Detach one deployment from one object."""
         return self._call("remove_deployment", id=id, deployment_id=deployment_id)
@@ -330,14 +271,9 @@ class FlagCalls(ObjectCalls["Flag"]):
     """The calls on flags."""
 
     @endpoint(
-        "POST",
-        "/{kind}",
-        "created",
-        beta="/{kind}/new",
-        fields=FlagCreate,
-        repeat="never",
+        "POST", "/{kind}", "object", model="Created", beta="/{kind}/new", fields=FlagCreate, repeat="never",
         settle=_settled_create(("on",)),
-    )
+    )  # fmt: skip
     def create(self, **fields: Unpack[FlagCreate]) -> "Call[Created]":
         """Create a flag, disabled at 0 %. Never repeated blindly.
 
@@ -347,15 +283,9 @@ class FlagCalls(ObjectCalls["Flag"]):
         return self._call("create", **fields)
 
     @endpoint(
-        "PATCH",
-        ONE,
-        "anything",
-        fields=FlagPatch,
-        beta_lacks=NEW_IN_V1,
-        repeat="unless it reaches people",
-        reach="people",
-        settle=check.refuse_local_amplitude_id,
-    )
+        "PATCH", ONE, "anything", fields=FlagPatch, beta_lacks=NEW_IN_V1, repeat="unless it reaches people",
+        reach="people", settle=check.refuse_local_amplitude_id,
+    )  # fmt: skip
     def update(self, id: Id, **fields: Unpack[FlagPatch]) -> Call[None]:
         """Change a flag. One that can reach people is never repeated blindly."""
         return self._call("update", id=id, **fields)
@@ -365,14 +295,9 @@ class ExperimentCalls(ObjectCalls["Experiment"]):
     """The calls on experiments."""
 
     @endpoint(
-        "POST",
-        "/{kind}",
-        "created",
-        beta="/{kind}/new",
-        fields=ExperimentCreate,
-        repeat="never",
+        "POST", "/{kind}", "object", model="Created", beta="/{kind}/new", fields=ExperimentCreate, repeat="never",
         settle=_settled_create(("control", "treatment")),
-    )
+    )  # fmt: skip
     def create(self, **fields: Unpack[ExperimentCreate]) -> "Call[Created]":
         """Create a feature experiment, disabled at 0 %. Never repeated blindly.
 
@@ -381,51 +306,33 @@ class ExperimentCalls(ObjectCalls["Experiment"]):
         return self._call("create", **fields)
 
     @endpoint(
-        "PATCH",
-        ONE,
-        "anything",
-        fields=ExperimentPatch,
-        beta_lacks=NEW_IN_V1,
-        repeat="unless it reaches people",
-        reach="people",
-        settle=check.refuse_local_amplitude_id,
-    )
+        "PATCH", ONE, "anything", fields=ExperimentPatch, beta_lacks=NEW_IN_V1,
+        repeat="unless it reaches people", reach="people", settle=check.refuse_local_amplitude_id,
+    )  # fmt: skip
     def update(self, id: Id, **fields: Unpack[ExperimentPatch]) -> Call[None]:
         """Change an experiment. One that can reach people is never repeated blindly."""
         return self._call("update", id=id, **fields)
 
     @endpoint(
-        "POST",
-        f"{ONE}/activate",
-        "anything",
-        on_v1=("experiments.update", {"enabled": True}),
-        repeat="never",
+        "POST", f"{ONE}/activate", "anything", on_v1=("experiments.update", {"enabled": True}), repeat="never",
         reach="people",
-    )
+    )  # fmt: skip
     def activate(self, id: Id) -> Call[None]:
         """Enable an experiment: the beta's own call, on v1 the PATCH of ``enabled``."""
         return self._call("activate", id=id)
 
     @endpoint(
-        "POST",
-        f"{ONE}/deactivate",
-        "anything",
-        on_v1=("experiments.update", {"enabled": False}),
+        "POST", f"{ONE}/deactivate", "anything", on_v1=("experiments.update", {"enabled": False}),
         reach="people",
-    )
+    )  # fmt: skip
     def deactivate(self, id: Id) -> Call[None]:
         """Disable an experiment: the beta's own call, on v1 the PATCH of ``enabled``."""
         return self._call("deactivate", id=id)
 
     @endpoint(
-        "POST",
-        f"{ONE}/rollout-weights",
-        "anything",
-        fields=RolloutWeights,
-        v1_advice=WEIGHTS_ON_V1,
-        repeat="never",
-        reach="people",
-    )
+        "POST", f"{ONE}/rollout-weights", "anything", fields=RolloutWeights, v1_advice=WEIGHTS_ON_V1,
+        repeat="never", reach="people",
+    )  # fmt: skip
     def set_rollout_weights(self, id: Id, *, rollout_weights: Weights) -> Call[None]:
         """Set the weights of all variants at once. Beta only; on v1 use ``update_variant``, one by one."""
         return self._call("set_rollout_weights", id=id, rollout_weights=rollout_weights)
