@@ -44,7 +44,7 @@ UV_COMPILE := $(UV) pip compile --quiet $(UPGRADE) --generate-hashes --universal
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install test demo lint floor bench lock clean
+.PHONY: help install test demo lint floor bench package lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1 /p' Makefile | while read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
@@ -69,6 +69,17 @@ bench: .venv-bench/.installed  ## the measurements in benchmarks/
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; .venv-bench/bin/python "$$script"; \
 	done
+
+# The wheel is made from the sdist, so both are tried. Away from the checkout, or Python would import its folder.
+package: .venv/.installed  ## wheel and sdist in dist/, the wheel tried in an empty environment
+	rm -rf dist $(CACHE)/wheel
+	.venv/bin/python -m build --no-isolation
+	.venv/bin/python -m venv --without-pip $(CACHE)/wheel
+	$(UV) pip install --quiet --python $(CACHE)/wheel/bin/python --constraints requirements/dev.txt dist/*.whl
+	cd $(CACHE)/wheel && bin/python -c 'import airflow_amplitude_experiment as package; print(package.__file__)'
+	cd $(CACHE)/wheel && bin/airflow version
+	cd $(CACHE)/wheel && bin/airflow providers list | grep airflow-provider-amplitude-experiment
+	cd $(CACHE)/wheel && bin/amplitude-emulator --help
 
 lock: .venv/.uv  ## resolve requirements/*.txt again (UPGRADE=--upgrade for the newest releases)
 	$(UV_COMPILE) requirements/uv.in -o requirements/uv.txt
