@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .clock import to_timestamp
+from .clock import parse_moment, to_timestamp
 from .store import Deployment, Json, Kind, Store, made_up
 
 _DEFAULT_VARIANTS = {"flag": ["on"], "experiment": ["control", "treatment"]}
@@ -172,10 +172,14 @@ def _slot(number: int, given: Json) -> Json:
 def _signature(store: Store, given: Json, author: str) -> Json:
     now = to_timestamp(store.clock())
     created_by = given.get("createdBy", author)
-    created_at = given.get("createdAt", now)
+    created_at = _timestamp(given.get("createdAt", now))
     return {
         "createdBy": created_by,
         "lastModifiedBy": given.get("lastModifiedBy", created_by),
         "createdAt": created_at,
-        "lastModifiedAt": given.get("lastModifiedAt", created_at),
+        "lastModifiedAt": _timestamp(given.get("lastModifiedAt", created_at)),
     }
+
+
+def _timestamp(text: str) -> str:
+    return to_timestamp(parse_moment(text))

@@ -6,7 +6,6 @@ order: what the object depends on, individual inclusions, target segments, all o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from math import ceil
@@ -190,6 +189,7 @@ def _condition(condition: Json) -> Json:
 
 
 def _regex(glob: str) -> str:
-    """Translate a glob; the SDK searches, so both ends are pinned, the last one past any line break."""
+    """Translate a glob into a regular expression that the SDKs of all languages read alike."""
     parts = {"*": r"[\s\S]*", "?": r"[\s\S]"}
-    return "^" + "".join(parts.get(char, re.escape(char)) for char in glob) + r"(?![\s\S])"
+    escaped = {char: "\\" + char for char in r"\.+^$()[]{}|"}
+    return "^" + "".join({**parts, **escaped}.get(char, char) for char in glob) + "$"

@@ -54,9 +54,9 @@ def update_slot(call: Call) -> Response:
     """``PATCH /mutexes/{id}/slots/{slotIndex}``: a list that is given replaces the one that was there."""
     thing = call.thing("mutex")
     index = call.path["slotIndex"]
-    if not re.fullmatch(r"-?[0-9]{1,9}", index):
+    if not re.fullmatch(r"-?[0-9]+", index):
         raise bad_request("slotIndex is a whole number.")
-    if not 1 <= int(index) <= len(thing.data["slots"]):
+    if len(index) > 9 or not 1 <= int(index) <= len(thing.data["slots"]):
         raise not_found("There is no slot with this index.")
     body = call.body(SLOT_PATCH)
     _require_members(call, thing.data, body)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from . import seeds, toggles
+from . import build, seeds, toggles
 from .app import application
 from .clock import Clock, utc_now
 from .errors import ApiError
@@ -136,11 +136,24 @@ class Emulator:
                 for one in thing.versions
             ]
 
-    def change(self, key: str, *, by: str = "somebody@example.com", **fields: Any) -> Json:
+    def change(
+        self,
+        key: str,
+        *,
+        by: str = "somebody@example.com",
+        project_id: str | None = None,
+        **fields: Any,
+    ) -> Json:
         """Change a flag or experiment as another person would, past keys, limits and the request log."""
+        changes = _camel(fields)
+        if "variants" in changes:
+            changes["variants"] = [build.variant(one) for one in changes["variants"]]
         with self.world.store.lock:
-            thing = self._thing(None, key, None)
-            toggles.update(self.world.store, thing, _camel(fields), author=by)
+            thing = self._thing(None, key, project_id)
+            unknown = sorted(set(changes) - set(thing.data) - {"archive"})
+            if unknown:
+                raise ValueError(f"{thing.kind} {key} has no {', '.join(unknown)}")
+            toggles.update(self.world.store, thing, changes, author=by)
             return seeds.describe(thing)
 
     def seed(self, document: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import build
-from .clock import parse_moment
+from .clock import parse_moment, to_timestamp
 from .store import TOGGLES, Deployment, Json, Kind, ManagementKey, Store, Thing, Version
 
 DEFAULT_SEED: Json = {
@@ -234,13 +234,13 @@ def _members(store: Store, project_id: str, wanted: Iterable[Any]) -> list[str]:
 
 def _version(store: Store, thing: Thing, given: Mapping[str, Any]) -> Version:
     _only(given, {"version", "createdAt", "createdBy", "flagConfig", "order"}, "version")
-    parse_moment(given["createdAt"])
+    moment = to_timestamp(parse_moment(given["createdAt"]))
     config = {**thing.data, **given.get("flagConfig", {})}
     config["variants"] = [build.variant(one) for one in config["variants"]]
     order = given.get("order") or store.next_order()
     store.reserve_order(order)
     author = given.get("createdBy", thing.data["createdBy"])
-    return Version(given["version"], given["createdAt"], author, config, order)
+    return Version(given["version"], moment, author, config, order)
 
 
 # --- saving ------------------------------------------------------------------------------------------

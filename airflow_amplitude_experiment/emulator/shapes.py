@@ -7,7 +7,6 @@ shows everything everywhere.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from .clock import utc_date
@@ -69,24 +68,20 @@ def with_bucketing_key(segment: Json, data: Json) -> Json:
 
 def parents(store: Store, thing: Thing) -> list[tuple[Thing, list[str]]]:
     """Return the gates of an object: each group or flag it depends on, and the variants that let it pass."""
-    found: list[tuple[Thing, list[str]]] = []
-    for other in store.things.values():
-        if other.deleted or other.project_id != thing.project_id:
-            continue
-        passing = _passing(other, thing)
-        if passing:
-            found.append((other, passing))
-    return found
+    groups = [one for one in store.groups.values() if one.project_id == thing.project_id]
+    found = [(group, _passing(group, thing)) for group in groups]
+    for name, variants in thing.data.get("prerequisites", {}).items():
+        needed = store.things.get(name) or store.by_key(thing.project_id, name)
+        if needed is not None:
+            found.append((needed, list(variants)))
+    return [(parent, passing) for parent, passing in found if passing and not parent.deleted]
 
 
-def _passing(parent: Thing, member: Thing) -> list[str]:
-    if parent.kind == "mutex":
+def _passing(group: Thing, member: Thing) -> list[str]:
+    if group.kind == "mutex":
         side = "holdouts" if member.kind == "holdout" else "experiments"
-        return [slot["variantKey"] for slot in parent.data["slots"] if member.id in slot[side]]
-    if parent.kind == "holdout":
-        return [parent.data["variantName"]] if member.id in parent.data["experiments"] else []
-    wanted: Mapping[str, list[str]] = member.data.get("prerequisites", {})
-    return list(wanted.get(parent.id, wanted.get(parent.key, [])))
+        return [slot["variantKey"] for slot in group.data["slots"] if member.id in slot[side]]
+    return [group.data["variantName"]] if member.id in group.data["experiments"] else []
 
 
 def variant(store: Store, data: Json, one: Json) -> Json:

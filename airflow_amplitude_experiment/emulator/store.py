@@ -108,6 +108,8 @@ class Store:
         self.keys: dict[str, ManagementKey] = {}
         self.deployments: dict[str, Deployment] = {}
         self.things: dict[str, Thing] = {}
+        self.groups: dict[str, Thing] = {}  # those of the things that are groups
+        self._by_key: dict[tuple[str, str], Thing] = {}
         self.next_id = 21001
         self.next_deployment_id = 31
         self._order = 0
@@ -140,10 +142,7 @@ class Store:
 
     def by_key(self, project_id: str, key: str) -> Thing | None:
         """Return the object of any kind, archived ones included, that holds a key in a project."""
-        for thing in self.things.values():
-            if thing.key == key and thing.project_id == project_id:
-                return thing
-        return None
+        return self._by_key.get((project_id, key))
 
     def newest_first(self, *kinds: Kind) -> list[Thing]:
         """Return all objects of these kinds, the last created first."""
@@ -190,7 +189,9 @@ class Store:
         if self.by_key(str(data["projectId"]), str(data["key"])) is not None:
             raise ApiError(400, f"The key {data['key']!r} is already taken in this project.")
         thing = Thing(kind, data, self.next_order())
-        self.things[thing.id] = thing
+        self.things[thing.id] = self._by_key[thing.project_id, thing.key] = thing
+        if kind not in TOGGLES:
+            self.groups[thing.id] = thing
         if write_version and kind in TOGGLES:
             self._write_version(thing, data["createdBy"], data["createdAt"])
         return thing

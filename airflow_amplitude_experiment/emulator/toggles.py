@@ -117,13 +117,17 @@ def updating(kind: Kind, schema: Schema, *, beta: bool = False) -> Operation:
 
     def operation(call: Call) -> Response:
         thing = call.thing(kind)
-        if thing.data["kind"] != "feature":
-            raise ApiError(405, f"A {thing.data['kind']} experiment can't be edited through the API.")
+        _require_editable(thing)
         body = call.body(schema)
         update(call.store, thing, body, author=call.key.email)
         return ok() if beta else patched(call.store)
 
     return operation
+
+
+def _require_editable(thing: Thing) -> None:
+    if thing.data["kind"] != "feature":
+        raise ApiError(405, f"A {thing.data['kind']} experiment can't be edited through the API.")
 
 
 def update(store: Store, thing: Thing, body: Json, *, author: str) -> None:
@@ -147,8 +151,9 @@ def update(store: Store, thing: Thing, body: Json, *, author: str) -> None:
 
 def refuse_while_needed(store: Store, thing: Thing) -> None:
     """Refuse to take away what others have as their prerequisite."""
-    for other in store.newest_first("flag", "experiment"):
-        if not other.deleted and any(parent is thing for parent, _ in shapes.parents(store, other)):
+    for other in store.things.values():
+        wanted = other.data.get("prerequisites", ())
+        if other.project_id == thing.project_id and not other.deleted and {thing.id, thing.key} & set(wanted):
             raise bad_request("Other flags depend on this one.")
 
 
@@ -157,6 +162,7 @@ def switching(enabled: bool) -> Operation:
 
     def operation(call: Call) -> Response:
         thing = call.thing("experiment")
+        _require_editable(thing)
         update(call.store, thing, {"enabled": enabled}, author=call.key.email)
         return ok()
 

@@ -53,14 +53,13 @@ def ids(emulator: Emulator) -> dict[str, str]:
     """One object of each kind, and what the path templates need."""
     emulator.seed({"deployments": [{"id": "32", "label": "web", "type": "client"}]})
     variants = [{"key": "control"}, {"key": "treatment", "users": ["u1", "u0"], "cohorts": ["u1"]}]
-    found = {
+    return {
         "experiments": emulator.add_experiment("checkout", variants=variants, deployments=["31"])["id"],
         "flags": emulator.add_flag("nav", variants=variants, deployments=["31"])["id"],
         "mutexes": emulator.add_mutex("one-of", slots=[{"percentage": 50}, {"percentage": 50}])["id"],
         "holdouts": emulator.add_holdout("held", holdout_percentage=5)["id"],
         "deployments": "32",
     }
-    return found
 
 
 def the_path(row: dict[str, str], ids: dict[str, str]) -> str:
