@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -134,6 +134,17 @@ def project_named(given: str | int | None, of_connection: str | None) -> str | N
     if wanted and of_connection and wanted != of_connection:
         raise ValueError(f"project_id={wanted} is given, but the connection names project {of_connection}")
     return wanted or of_connection
+
+
+def is_known(value: Any) -> bool:
+    """Whether a value is final while the DAG is parsed: no template in it, and no result of another task."""
+    if isinstance(value, Mapping):
+        return all(is_known(each) for each in value.values())
+    if isinstance(value, list | tuple):
+        return all(is_known(each) for each in value)
+    if isinstance(value, str):
+        return "{{" not in value and "{%" not in value
+    return value is None or isinstance(value, int | float)
 
 
 @contextmanager

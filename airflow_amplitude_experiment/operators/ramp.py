@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._base import AmplitudeOperator, TargetMixin
+from airflow_amplitude_experiment.api._checks import one_of, percent
+
+from ._base import AmplitudeOperator, TargetMixin, is_known
 from ._past import skip_in_the_past
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.rollout.ramp import RampDecision
 
+ON_DRIFT = one_of("fail", "continue", "overwrite")
 ATTEMPTS = 3
 SECONDS_BEFORE_ANOTHER_LOOK = 2.0
 
@@ -209,9 +212,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
 
     def _rendered(self) -> tuple[int, int | None]:
         """Return the percentages once templates are rendered."""
-        from airflow_amplitude_experiment.api._checks import one_of, percent
-
-        one_of("fail", "continue", "overwrite")("on_drift", self.on_drift)
+        ON_DRIFT("on_drift", self.on_drift)
         expected = (
             None if self.from_percentage in (None, "", "None") else percent("from_percentage", self.from_percentage)
         )
@@ -219,10 +220,9 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
 
     def _check_what_is_known(self) -> None:
         """Check the values that no template fills in later, while the DAG is parsed."""
-        from airflow_amplitude_experiment.api._checks import one_of, percent
-
-        for name in ("percentage", "from_percentage"):
-            if isinstance(value := getattr(self, name), int | float):
-                percent(name, value)
-        if isinstance(self.on_drift, str) and "{{" not in self.on_drift:
-            one_of("fail", "continue", "overwrite")("on_drift", self.on_drift)
+        if self.percentage is None or is_known(self.percentage):
+            percent("percentage", self.percentage)
+        if self.from_percentage is not None and is_known(self.from_percentage):
+            percent("from_percentage", self.from_percentage)
+        if is_known(self.on_drift):
+            ON_DRIFT("on_drift", self.on_drift)

@@ -1,0 +1,277 @@
+"""The ramp against the emulator over real HTTP: what it sends, what it refuses, what it costs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+
+from airflow_amplitude_experiment.operators import AmplitudeRampRolloutOperator
+from airflow_amplitude_experiment.operators import ramp as module
+from tests.builders import a_context, a_flag, a_segment
+
+KEY = "new-checkout"
+
+
+@pytest.fixture
+def amplitude(amplitude_emulator, monkeypatch):
+    """The emulator with a live flag at 10 %, and a connection to it."""
+    monkeypatch.setattr(module, "SECONDS_BEFORE_ANOTHER_LOOK", 0.0)
+    connect(monkeypatch, amplitude_emulator)
+    amplitude_emulator.add_flag(KEY, enabled=True, rolloutPercentage=10)
+    amplitude_emulator.clear_requests()
+    return amplitude_emulator
+
+
+def connect(monkeypatch, emulator, **extra):
+    extra = {"requests_per_second": 100, **extra}
+    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", emulator.airflow_connection(**extra))
+
+
+def ramp(to, *, context=None, **options):
+    named = {} if {"flag_id", "experiment_key"} & options.keys() else {"flag_key": KEY}
+    operator = AmplitudeRampRolloutOperator(task_id="ramp", percentage=to, **named, **options)
+    return operator.execute(context or a_context())
+
+
+def sent(emulator):
+    return [request["method"] for request in emulator.requests()]
+
+
+def test_a_ramp_by_key_costs_three_requests_and_moves_the_percentage_only(amplitude):
+    before = amplitude.flag(KEY)
+    record = ramp(25, from_percentage=10, reason="looks good")
+    after = amplitude.flag(KEY)
+    assert sent(amplitude) == ["GET", "PATCH", "GET"]
+    assert amplitude.requests()[1]["body"] == {"rolloutPercentage": 25}
+    assert record["before"] == 10
+    assert record["after"] == 25
+    assert record["written"] is True
+    assert record["reason"] == "looks good"
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed <= {"rolloutPercentage", "lastModifiedAt", "lastModifiedBy"}
+
+
+def test_a_flag_that_stands_there_already_costs_one_request(amplitude):
+    assert ramp(10)["written"] is False
+    assert sent(amplitude) == ["GET"]
+
+
+def test_a_refusal_writes_nothing_and_ends_the_task_for_good(amplitude):
+    with pytest.raises(AirflowFailException, match="stands at 10 %"):
+        ramp(50, from_percentage=25)
+    assert "PATCH" not in sent(amplitude)
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 10
+
+
+def test_an_unknown_key_is_told_from_an_archived_one_with_one_more_request(amplitude):
+    with pytest.raises(AirflowFailException, match="there is no flag 'nope'"):
+        AmplitudeRampRolloutOperator(task_id="r", flag_key="nope", percentage=5).execute(a_context())
+    assert sent(amplitude) == ["GET", "GET"]
+    amplitude.add_flag("old", deleted=True)
+    with pytest.raises(AirflowFailException, match="archived"):
+        AmplitudeRampRolloutOperator(task_id="r", flag_key="old", percentage=5).execute(a_context())
+
+
+@pytest.mark.parametrize("kind", ["cut_after", "truncated"])
+def test_a_write_that_was_applied_but_not_answered_is_not_sent_twice(amplitude, kind):
+    amplitude.fault(kind, method="PATCH")
+    record = ramp(25, from_percentage=10)
+    assert sent(amplitude).count("PATCH") == 1
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 25
+    assert record["after"] == 25
+
+
+def test_a_write_that_was_lost_is_decided_anew_and_sent_again(amplitude):
+    amplitude.fault("cut_before", method="PATCH")
+    ramp(25, from_percentage=10)
+    assert sent(amplitude).count("PATCH") == 2
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 25
+
+
+def test_a_raise_that_somebody_undid_meanwhile_is_not_made_again(amplitude, monkeypatch):
+    """The answer of our write is lost; before we look again, on-call takes the flag down."""
+    amplitude.fault("cut_after", method="PATCH")
+    stops_it = SimpleNamespace(sleep=lambda _: amplitude.change(KEY, rolloutPercentage=0))
+    monkeypatch.setattr(module, "time", stops_it)
+    with pytest.raises(AirflowFailException, match="undo somebody's stop"):
+        ramp(25)
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 0
+
+
+@pytest.mark.parametrize(
+    "context",
+    [{"try_number": 2}, {"clear_number": 1}, {"run_type": "scheduled"}],
+    ids=["second try", "cleared run", "scheduled first raise"],
+)
+def test_a_run_that_may_have_been_overtaken_reads_the_versions_first(amplitude, monkeypatch, context):
+    monkeypatch.setattr(module, "skip_in_the_past", lambda *_: None)
+    ramp(25, context=a_context(**context))
+    assert sent(amplitude) == ["GET", "GET", "PATCH", "GET"]
+    assert amplitude.requests()[1]["path"].endswith("/versions")
+
+
+def test_down_stays_down_on_a_second_try(amplitude, monkeypatch):
+    ramp(50)
+    ramp(5, allow_decrease=True)
+    with pytest.raises(AirflowFailException, match="would undo somebody's stop"):
+        ramp(50, context=a_context(try_number=2))
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 5
+
+
+def test_enable_counts_for_the_first_write_only(amplitude):
+    """Somebody switches the flag off after this run switched it on; a second try leaves it off."""
+    amplitude.change(KEY, enabled=False)
+    with pytest.raises(AirflowFailException, match="disabled in version"):
+        ramp(25, enable=True, context=a_context(try_number=2))
+    assert amplitude.flag(KEY)["enabled"] is False
+
+
+def test_a_write_that_does_not_take_is_an_error_and_not_repeated(amplitude):
+    amplitude.options(approvals="pending", approval_scope="live")
+    with pytest.raises(AirflowFailException, match="approval may be pending"):
+        ramp(25)
+    assert sent(amplitude).count("PATCH") == 1
+
+
+def test_a_read_only_connection_decides_and_sends_nothing(amplitude, monkeypatch, caplog):
+    connect(monkeypatch, amplitude, mode="read_only", environment="production")
+    caplog.set_level(logging.INFO)
+    record = ramp(25)
+    assert record["written"] is False
+    assert record["after"] == 25
+    assert sent(amplitude) == ["GET"]
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 10
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ({"max_percentage": 20}, "max_percentage"),
+        ({"max_step": 5}, "max_step"),
+        ({"deny_keys": "new-*"}, "deny_keys"),
+        ({"allow_keys": "search-*"}, "allow_keys"),
+        ({"require_reason": True}, "require_reason"),
+    ],
+)
+def test_the_connections_rules_hold_without_another_read(amplitude, monkeypatch, rules, says):
+    connect(monkeypatch, amplitude, **rules)
+    with pytest.raises(AirflowFailException, match=says):
+        ramp(25)
+    assert sent(amplitude) == ["GET"]
+
+
+def test_the_link_is_left_before_anything_can_fail(amplitude):
+    context = a_context()
+    with pytest.raises(AirflowFailException):
+        ramp(50, from_percentage=25, context=context)
+    assert amplitude.flag(KEY)["id"] in context["ti"].xcoms["amplitude_url"]
+
+
+def test_a_segments_percentage_is_moved(amplitude):
+    amplitude.add_flag("segmented", enabled=True, targetSegments=[a_segment("Staff", 100), a_segment("Beta", 10)])
+    AmplitudeRampRolloutOperator(task_id="r", flag_key="segmented", percentage=60, segment="Beta").execute(a_context())
+    assert [each["percentage"] for each in amplitude.flag("segmented")["targetSegments"]] == [100, 60]
+    assert amplitude.flag("segmented")["rolloutPercentage"] == 0
+
+
+@pytest.mark.parametrize("names", [{}, {"flag_key": "a", "experiment_key": "b"}, {"flag_key": "a", "flag_id": "1"}])
+def test_exactly_one_name_is_asked_for_at_parse_time(names):
+    with pytest.raises(ValueError, match="exactly one"):
+        AmplitudeRampRolloutOperator(task_id="r", percentage=5, **names)
+
+
+@pytest.mark.parametrize("wrong", [101, -1, 12.5, "ten", True, None, "101"])
+def test_a_percentage_that_is_known_is_checked_at_parse_time(wrong):
+    with pytest.raises(ValueError, match="percentage"):
+        AmplitudeRampRolloutOperator(task_id="r", percentage=wrong, flag_key=KEY)
+
+
+def test_a_templated_percentage_is_checked_before_the_first_request(amplitude):
+    operator = AmplitudeRampRolloutOperator(task_id="r", percentage="{{ params.p }}", flag_key=KEY)
+    operator.percentage = "250"
+    with pytest.raises(AirflowFailException, match="percentage is '250'"):
+        operator.execute(a_context())
+    assert sent(amplitude) == []
+
+
+def test_a_key_left_out_of_the_form_is_refused_before_the_first_request(amplitude):
+    operator = AmplitudeRampRolloutOperator(task_id="r", percentage=5, flag_key="{{ params.key }}")
+    operator.flag_key = "None"
+    with pytest.raises(AirflowFailException, match="empty text"):
+        operator.execute(a_context())
+    assert sent(amplitude) == []
+
+
+def test_a_key_in_two_projects_is_refused_with_both_listed(amplitude, monkeypatch):
+    two_projects(amplitude, monkeypatch)
+    with pytest.raises(AirflowFailException, match="100001, 200002"):
+        ramp(25)
+    assert "PATCH" not in sent(amplitude)
+    ramp(25, project_id="200002")
+    assert amplitude.flag(KEY, project_id="200002")["rolloutPercentage"] == 25
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 10
+
+
+def test_an_id_without_a_project_is_refused_where_the_key_sees_several(amplitude, monkeypatch):
+    two_projects(amplitude, monkeypatch)
+    flag_id = amplitude.flag(KEY)["id"]
+    with pytest.raises(AirflowFailException, match="100001, 200002"):
+        ramp(25, flag_id=flag_id)
+    assert "PATCH" not in sent(amplitude)
+    ramp(25, flag_id=flag_id, project_id=100001)
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 25
+
+
+def test_an_id_of_another_project_is_refused(amplitude, monkeypatch):
+    two_projects(amplitude, monkeypatch)
+    with pytest.raises(AirflowFailException, match="belongs to project 100001, not 200002"):
+        ramp(25, flag_id=amplitude.flag(KEY)["id"], project_id="200002")
+    assert "PATCH" not in sent(amplitude)
+
+
+def test_an_id_without_a_project_is_enough_where_the_key_sees_one_project(amplitude, monkeypatch):
+    connect(monkeypatch, amplitude, project_id=None)
+    assert ramp(25, flag_id=amplitude.flag(KEY)["id"])["written"] is True
+
+
+def test_a_list_that_shows_too_little_is_completed_by_the_details(monkeypatch, respx_mock):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", '{"conn_type": "amplitude", "password": "some-key"}'
+    )
+    api = "https://experiment.amplitude.com/api/1/flags"
+    thin = {"id": 7, "key": KEY, "lastModifiedBy": "x@example.com", "lastModifiedAt": "2026-11-22T09:14:00.000Z"}
+    respx_mock.get(api).respond(json={"flags": [thin]})
+    respx_mock.get(f"{api}/7").respond(json=a_flag(rolloutPercentage=60, id=7).as_json())
+    with pytest.raises(AirflowFailException, match=r"stands at 60 %.*x@example\.com changed it last"):
+        ramp(25)
+
+
+def test_an_experiment_is_ramped_by_the_same_rules(amplitude):
+    amplitude.add_experiment("checkout", enabled=True, rolloutPercentage=5)
+    record = AmplitudeRampRolloutOperator(task_id="r", experiment_key="checkout", percentage=20).execute(a_context())
+    assert record["kind"] == "experiment"
+    assert amplitude.experiment("checkout")["rolloutPercentage"] == 20
+
+
+def test_a_backfill_writes_nothing(amplitude):
+    with pytest.raises(AirflowSkipException, match="backfill"):
+        ramp(25, context=a_context(run_type="backfill"))
+    assert sent(amplitude) == []
+
+
+def two_projects(emulator, monkeypatch):
+    emulator.seed(
+        {
+            "projects": [{"id": "200002", "name": "Other"}],
+            "keys": [{"key": "key-of-two-projects", "projects": ["100001", "200002"]}],
+        }
+    )
+    emulator.add_flag(KEY, projectId="200002", enabled=True, rolloutPercentage=10)
+    connection = json.loads(emulator.airflow_connection(requests_per_second=100, project_id=None))
+    connection["password"] = "key-of-two-projects"
+    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", json.dumps(connection))
+    emulator.clear_requests()
