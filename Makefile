@@ -96,21 +96,22 @@ clean:  ## remove the environments, caches and whatever else git ignores here
 
 # The stamps: an environment is built again when its lock or the project's metadata changes, and else not touched.
 
-.venv/.uv: requirements/uv.txt
-	@mkdir -p $(TMPDIR)
+# Without the folder of TMPDIR, Python would fall back to one outside the checkout.
+.cache/tmp:
+	@mkdir -p $@
+
+.venv/.uv: requirements/uv.txt | .cache/tmp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, %s is %d.%d. Name another: make PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]))'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
 	@touch $@
 
-.venv/.installed: .venv/.uv requirements/dev.txt pyproject.toml
-	@mkdir -p $(TMPDIR)
+.venv/.installed: .venv/.uv requirements/dev.txt pyproject.toml | .cache/tmp
 	$(UV_INSTALL) .venv/bin/python -r requirements/dev.txt
 	$(UV_EDITABLE) .venv/bin/python
 	@touch $@
 
-.venv-%/.installed: .venv/.uv requirements/%.txt pyproject.toml
-	@mkdir -p $(TMPDIR)
+.venv-%/.installed: .venv/.uv requirements/%.txt pyproject.toml | .cache/tmp
 	.venv/bin/python -m venv --without-pip .venv-$*
 	$(UV_INSTALL) .venv-$*/bin/python -r requirements/$*.txt
 	$(UV_EDITABLE) .venv-$*/bin/python
