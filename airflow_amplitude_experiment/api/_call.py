@@ -67,8 +67,12 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A call as it goes over the wire; ``values`` are its arguments, checked."""
+    """A call as it goes over the wire; ``values`` are its arguments, checked.
 
+    ``endpoint`` is the one that it goes to: another than the call's where v1 has a twin for a call of the beta.
+    """
+
+    endpoint: Endpoint
     method: str
     path: str
     query: dict[str, str]
@@ -149,14 +153,14 @@ class Endpoint:
             path = template.format_map({name: _path_part(name, values[name]) for name in parts})
             rest = {name: value for name, value in values.items() if name not in parts}
             if self.method == "GET":
-                return Prepared(self.method, path, self._query(rest, dialect), None, True, values)
+                return Prepared(self, self.method, path, self._query(rest, dialect), None, True, values)
             body = self._body(rest, dialect)
         except WrongValue as error:
             raise ValueError(f"{self.name}: {error}") from None
         if self.method == "PATCH" and not body:
             changeable = [name for name in self.fields if name not in parts]
             raise ValueError(f"{self.name}: nothing to change; give at least one of {', '.join(changeable)}")
-        return Prepared(self.method, path, {}, body, self._may_repeat(body or {}), values)
+        return Prepared(self, self.method, path, {}, body, self._may_repeat(body or {}), values)
 
     def filters_here(self, dialect: Dialect) -> frozenset[str]:
         """Return the filters that this API doesn't have: they are applied to the answers."""

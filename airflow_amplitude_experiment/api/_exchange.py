@@ -38,8 +38,8 @@ class Exchange(Generic[T]):
     """
 
     def __init__(self, call: Call[T], *, dialect: Dialect, prefix: str, hide: Callable[[str], str]) -> None:
-        self._endpoint = find_endpoint(call.endpoint)
-        self._prepared = self._endpoint.prepare(call.arguments, dialect=dialect)
+        self._prepared = find_endpoint(call.endpoint).prepare(call.arguments, dialect=dialect)
+        self._endpoint = self._prepared.endpoint
         self._dialect = dialect
         self._path = prefix + self._prepared.path
         self._hide_key = hide

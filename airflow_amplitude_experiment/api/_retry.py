@@ -42,6 +42,8 @@ def _wait(state: RetryCallState) -> float:
 
 
 def _enough(state: RetryCallState) -> bool:
-    limited = isinstance(_error(state), AmplitudeRateLimited)
-    spent = max(state.idle_for, state.seconds_since_start or 0.0) if limited else state.idle_for
-    return spent + state.upcoming_sleep > PATIENCE or (not limited and state.attempt_number >= ATTEMPTS)
+    if state.idle_for + state.upcoming_sleep > PATIENCE:
+        return True
+    if isinstance(_error(state), AmplitudeRateLimited):
+        return (state.seconds_since_start or 0.0) > PATIENCE
+    return state.attempt_number >= ATTEMPTS
