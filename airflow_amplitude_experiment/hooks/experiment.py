@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_amplitude_experiment.provider_info import CONNECTION_FIELDS, FORM_BEHAVIOUR
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.sdk import Connection
 
     from airflow_amplitude_experiment.api import Call
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from .lookup import Kind
 
 T = TypeVar("T")
+C = TypeVar("C")
+LONG_KEY = 20
+"""Characters of a management key of which four may be shown."""
 
 
 class AmplitudeExperimentHook(BaseHook):
@@ -49,7 +55,7 @@ class AmplitudeExperimentHook(BaseHook):
         """
         from .guard import GuardedClient
 
-        return GuardedClient(**_settings(self.get_connection(self.amplitude_conn_id), paced=paced))
+        return _opened(GuardedClient, self.get_connection(self.amplitude_conn_id), paced=paced)
 
     async def get_async_conn(self, *, paced: bool = True) -> GuardedAsyncClient:
         """Return a new async client that keeps to the connection's rules; as :meth:`get_conn`."""
@@ -57,7 +63,7 @@ class AmplitudeExperimentHook(BaseHook):
 
         from .guard import GuardedAsyncClient
 
-        return GuardedAsyncClient(**_settings(await get_async_connection(self.amplitude_conn_id), paced=paced))
+        return _opened(GuardedAsyncClient, await get_async_connection(self.amplitude_conn_id), paced=paced)
 
     def send(self, call: Call[T], *, reason: str | None = None, found: Any = None) -> T:
         """Send one call with a client of its own.
@@ -90,16 +96,22 @@ class AmplitudeExperimentHook(BaseHook):
             return cast("Flag | Experiment", client.read(by_key(kind, key, project_id or client.rules.project_id)))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Say which region and projects the connection's key reaches, or precisely why it doesn't."""
+        """Say which key reaches which host and projects, or precisely why it doesn't. Changes nothing."""
         from airflow_amplitude_experiment.api import AmplitudeError, RolloutRefused
 
         from .probe import probe
 
+        connection = self.get_connection(self.amplitude_conn_id)
         try:
-            with self.get_conn() as client:
-                return True, client.read(probe(client))
-        except (AmplitudeError, RolloutRefused, ValueError) as error:
+            client = self.get_conn()
+        except ValueError as error:
             return False, f"{error}"
+        with client:
+            host = f"{_shown_key(connection.password)} at {client.base_url}{_region_of(client.base_url)}"
+            try:
+                return True, f"{host} {client.read(probe(client))}"
+            except (AmplitudeError, RolloutRefused) as error:
+                return False, f"{host}: {error}" if isinstance(error, AmplitudeError) else f"{host} {error}"
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -114,34 +126,66 @@ class AmplitudeExperimentHook(BaseHook):
         return widgets(CONNECTION_FIELDS)
 
 
+def _opened(kind: Callable[..., C], connection: Connection, *, paced: bool) -> C:
+    """Open a client for this connection; whatever is wrong with it, the error names the connection."""
+    try:
+        return kind(**_settings(connection, paced=paced))
+    except ValueError as error:
+        raise ValueError(f"Connection {connection.conn_id!r}: {error}") from error
+
+
 def _settings(connection: Connection, *, paced: bool) -> dict[str, Any]:
     """Return the arguments of a client for this connection."""
-    from .rules import Rules, number
+    from .extra import number, parsed
+    from .rules import Rules
 
-    extra = connection.extra_dejson
-    where = f"Connection {connection.conn_id!r}"
-    if not connection.password:
-        raise ValueError(f"{where} has no management key; put it into the field Management API key (password)")
-    try:
-        pace = number("requests_per_second", extra.get("requests_per_second"), 5.0)
-        return {
-            "api_key": connection.password.strip(),
-            "region": extra.get("region") or "us",
-            "base_url": _base_url(connection),
-            "dialect": extra.get("dialect") or "v1",
-            "timeout": number("timeout", extra.get("timeout"), 30.0),
-            "requests_per_second": pace if paced else None,
-            "rules": Rules.from_extra(extra),
-        }
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    extra = parsed(connection.extra)
+    pace = number(extra, "requests_per_second", 5.0)
+    return {
+        "api_key": _management_key(connection),
+        "region": extra.get("region") or "us",
+        "base_url": _base_url(connection),
+        "dialect": extra.get("dialect") or "v1",
+        "timeout": number(extra, "timeout", 30.0),
+        "requests_per_second": pace if paced else None,
+        "rules": Rules.from_extra(extra),
+    }
+
+
+def _management_key(connection: Connection) -> str:
+    """Return the key without the white space that came along when it was pasted."""
+    from airflow.sdk.log import mask_secret
+
+    key = (connection.password or "").strip()
+    if not key:
+        raise ValueError("it has no management key; put it into the field Management API key (password)")
+    if key != connection.password:
+        mask_secret(key)  # Airflow itself hides the text as it was pasted
+    return key
+
+
+def _shown_key(key: str | None) -> str:
+    """Name a key by its end, as Amplitude's own list does, where that tells nothing of it."""
+    key = (key or "").strip()
+    return f"The management key that ends in …{key[-4:]}" if len(key) >= LONG_KEY else "The management key"
+
+
+def _region_of(base_url: str) -> str:
+    from airflow_amplitude_experiment.api._client import HOSTS
+
+    regions = [region for (_, region), host in HOSTS.items() if host == base_url]
+    return f" (data region {regions[0]})" if regions else ""
 
 
 def _base_url(connection: Connection) -> str | None:
-    """Return the base URL, put together again where a connection URI took it apart."""
-    if not connection.host:
+    """Return the base URL, put together again where a connection URI or the form took it apart."""
+    host = (connection.host or "").strip()
+    if not host:
         return None
-    if "://" in connection.host:
-        return connection.host
-    scheme = connection.schema if connection.schema in ("http", "https") else "https"
-    return f"{scheme}://{connection.host}{f':{connection.port}' if connection.port else ''}"
+    if "://" not in host:
+        scheme = connection.schema if connection.schema in ("http", "https") else "https"
+        host = f"{scheme}://{host}"
+    parts = urlsplit(host)
+    if connection.port and parts.port is None:
+        parts = parts._replace(netloc=f"{parts.netloc}:{connection.port}")
+    return parts.geturl()

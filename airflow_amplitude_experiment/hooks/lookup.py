@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from airflow_amplitude_experiment.api import AmplitudeNotFound, RolloutRefused, deployments, experiments, flags
+from airflow_amplitude_experiment.api import AmplitudeNotFound, RolloutRefused, experiments, flags
 
-from .guard import Reading, listed
+from .projects import Reading, listed, refuse_id_in_several_projects
+from .projects import refuse_several_projects as refuse_several_projects
 
 Kind = Literal["flag", "experiment"]
 
@@ -44,33 +45,13 @@ def by_id(kind: Kind, object_id: str, project_id: str | None) -> Reading[Any]:
     """
     found = yield calls_of(kind).get(object_id)
     if project_id is None:
-        yield from _refuse_id_in_several_projects(kind, object_id, found.project_id)
+        yield from refuse_id_in_several_projects(f"{kind} id {object_id}", f"{kind}s", found.project_id)
     elif found.project_id != project_id:
         raise RolloutRefused(
             f"{kind} {object_id} ({found.key}) belongs to project {found.project_id}, not {project_id}. "
             "Nothing was written. Correct the id or the project."
         )
     return found
-
-
-def refuse_several_projects(what: str, project_ids: list[str | None]) -> None:
-    """Refuse to choose between projects.
-
-    :raises RolloutRefused: there is more than one; all are listed.
-    """
-    projects = sorted({str(each) for each in project_ids})
-    if len(projects) > 1:
-        raise RolloutRefused(
-            f"{what} is found in several projects: {', '.join(projects)}. Nothing was written. "
-            "Name one: project_id in the connection's extra, or project_id=… on the operator."
-        )
-
-
-def _refuse_id_in_several_projects(kind: Kind, object_id: str, own: str | None) -> Reading[None]:
-    seen = [own]
-    for calls in (deployments, calls_of(kind)):
-        seen += [each.project_id for each in (yield from listed(calls.list())) if each.project_id]
-        refuse_several_projects(f"{kind} id {object_id} is given without a project, and this key's scope", seen)
 
 
 def _absence(kind: Kind, key: str, project_id: str | None, archived: list[Any]) -> Exception:
