@@ -250,6 +250,24 @@ def test_a_list_that_shows_too_little_is_completed_by_the_details(monkeypatch, r
         ramp(25)
 
 
+def test_a_percentage_that_took_while_the_switch_did_not_is_an_error(monkeypatch, respx_mock):
+    """An approval may hold back the start and let the percentage through."""
+    monkeypatch.setattr(module, "SECONDS_BEFORE_ANOTHER_LOOK", 0.0)
+    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", '{"conn_type": "x", "password": "some-key"}')
+    api = "https://experiment.amplitude.com/api/1/flags"
+    respx_mock.get(api).respond(json={"flags": [a_flag(enabled=False, rolloutPercentage=0, id="7").as_json()]})
+    respx_mock.patch(f"{api}/7").respond(text="OK")
+    respx_mock.get(f"{api}/7").respond(json=a_flag(enabled=False, rolloutPercentage=25, id="7").as_json())
+    with pytest.raises(AirflowFailException, match="stands at 25 % and is disabled now"):
+        ramp(25, enable=True)
+
+
+def test_another_project_than_the_connections_is_refused_before_the_first_request(amplitude):
+    with pytest.raises(AirflowFailException, match="the connection names project 100001"):
+        ramp(25, project_id="200002")
+    assert sent(amplitude) == []
+
+
 def test_an_experiment_is_ramped_by_the_same_rules(amplitude):
     amplitude.add_experiment("checkout", enabled=True, rolloutPercentage=5)
     record = AmplitudeRampRolloutOperator(task_id="r", experiment_key="checkout", percentage=20).execute(a_context())

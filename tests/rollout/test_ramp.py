@@ -64,6 +64,12 @@ def test_an_archived_object_is_not_enabled_either():
         ramp(a_flag(deleted=True, enabled=False), 25, enable=True)
 
 
+@pytest.mark.parametrize("on_drift", ["fail", "continue"])
+def test_enabling_an_object_that_stands_too_high_is_refused(on_drift):
+    with pytest.raises(RolloutRefused, match="stands at 60 %"):
+        ramp(a_flag(enabled=False, rolloutPercentage=60), 25, enable=True, on_drift=on_drift)
+
+
 def test_enable_switches_on_in_the_same_write():
     decision = ramp(a_flag(enabled=False, rolloutPercentage=0), 10, enable=True)
     assert decision.patch == {"enabled": True, "rollout_percentage": 10}
