@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from types import TracebackType
 from typing import Any
 
@@ -128,11 +129,16 @@ class Emulator:
         return seeds.describe(self._thing("experiment", key, project_id))
 
     def versions(self, key: str, *, project_id: str | None = None) -> list[Json]:
-        """Return the history of a flag or experiment, the oldest first."""
+        """Return a flag or experiment as it was in each version, the oldest first, and who made it when."""
         with self.world.store.lock:
             thing = self._thing(None, key, project_id)
             return [
-                {"version": one.number, "createdAt": one.created_at, "createdBy": one.created_by, **one.config}
+                {
+                    **deepcopy(one.config),
+                    "version": one.number,
+                    "changedAt": one.created_at,
+                    "changedBy": one.created_by,
+                }
                 for one in thing.versions
             ]
 

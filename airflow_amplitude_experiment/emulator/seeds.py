@@ -21,6 +21,7 @@ without a default deployment gets one. ``versions`` gives a history; without it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -104,7 +105,7 @@ def load(store: Store, document: Mapping[str, Any]) -> None:
 def add(store: Store, kind: Kind, given: Mapping[str, Any]) -> Thing:
     """Add one object as a seed describes it."""
     _only(given, _FIELDS[kind], kind)
-    described = dict(given)
+    described = deepcopy(dict(given))  # what the caller keeps is the caller's
     described["projectId"] = _project_of(store, given)
     if str(given.get("id")) in store.things:
         raise ValueError(f"{kind}: the id {given['id']} is already taken")
@@ -123,7 +124,7 @@ def dump(store: Store, *, keys: bool) -> Json:
         section: [_dump_thing(thing) for thing in store.things.values() if thing.kind == kind]
         for section, kind in _SECTIONS.items()
     }
-    return {
+    document = {
         "projects": list(store.projects.values()),
         "keys": [_dump_key(one, keys) for one in store.keys.values()],
         "deployments": [_dump_deployment(one, keys) for one in store.deployments.values()],
@@ -131,11 +132,12 @@ def dump(store: Store, *, keys: bool) -> Json:
         "options": store.options.differing(),
         "nextIds": {"objects": store.next_id, "deployments": store.next_deployment_id},
     }
+    return deepcopy(document)
 
 
 def describe(thing: Thing) -> Json:
     """Return one object with every field that the emulator keeps, without its versions."""
-    return {name: value for name, value in _dump_thing(thing).items() if name != "versions"}
+    return deepcopy(thing.data)
 
 
 # --- loading -----------------------------------------------------------------------------------------
