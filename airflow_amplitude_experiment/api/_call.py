@@ -53,11 +53,9 @@ class Call(Generic[T]):
         object.__setattr__(self, "arguments", plain)
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{name}=<{len(value)}>" if isinstance(value, list) else f"{name}={short(value)}"
-            for name, value in self.arguments.items()
-        )
-        return f"{self.endpoint}({shown})"
+        fields = find_endpoint(self.endpoint).fields
+        shown = (f"{name}={_shown(fields[name], value)}" for name, value in self.arguments.items())
+        return f"{self.endpoint}({', '.join(shown)})"
 
     @property
     def writes(self) -> bool:
@@ -170,7 +168,7 @@ class Endpoint:
 
     def people_in(self, values: Mapping[str, Any]) -> set[str]:
         """Return the user and device ids among checked arguments: they are repeated in no text."""
-        lists = [value for name, value in values.items() if self.fields[name].private and isinstance(value, list)]
+        lists = [value for name, value in values.items() if self.fields[name].private and name != "slots"]
         lists += [slot.get("individuals", []) for slot in values.get("slots", ())]
         return {person for people in lists for person in people}
 
@@ -222,6 +220,13 @@ def find_endpoint(name: str) -> Endpoint:
         return ENDPOINTS[name]
     except KeyError:
         raise ValueError(f"There is no endpoint {name!r}; known: {', '.join(sorted(ENDPOINTS))}") from None
+
+
+def _shown(check: Check, value: Any) -> str:
+    """Return what a log may show of an argument: of a list its length, of people nothing."""
+    if isinstance(value, list):
+        return f"<{len(value)}>"
+    return "***" if check.private else short(value)
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -379,8 +379,9 @@ _EXPOSURE_EVENT = _only(
 )
 exposure_event = Check("an exposure event {event_type, filters}, or None", _exposure_event)
 slot = Check(
-    "a slot {percentage, experiments, holdouts, individuals}",
-    _only(
+    private=True,
+    expected="a slot {percentage, experiments, holdouts, individuals}",
+    convert=_only(
         {
             "percentage": Check("a whole number from 1 to 100", _number(1, 100)),
             "experiments": numeric_ids,
@@ -390,6 +391,6 @@ slot = Check(
         ("percentage",),
     ),
 )
-slots = Check("a list of 1 to 20 slots whose percentages sum to 100", _slots)
+slots = Check("a list of 1 to 20 slots whose percentages sum to 100", _slots, private=True)
 holdout_percentage = Check("a whole number from 1 to 99", _holdout_percentage)
 archive_only = Check("True: whether the API can restore a holdout group is contradictory", _archive_only)

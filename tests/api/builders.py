@@ -25,7 +25,9 @@ def as_json(data: Any, status: int = 200, **headers: str) -> httpx.Response:
     return httpx.Response(status, content=json.dumps(data), headers={"content-type": "application/json", **headers})
 
 
-def as_text(text: str | bytes = "OK", status: int = 200, content_type: str = "text/plain", **headers: str) -> httpx.Response:
+def as_text(
+    text: str | bytes = "OK", status: int = 200, content_type: str = "text/plain", **headers: str
+) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.Response(status, content=text, headers={"content-type": content_type, **named})
 
@@ -95,7 +97,7 @@ def a_server(*answers: Answer) -> Iterator[list[Sent]]:
             return httpx.Response(said.status_code, headers=said.headers, content=said.content)
         return said(request)
 
-    with respx.mock(assert_all_called=False) as router:
+    with respx.mock(assert_all_called=False, using="httpx") as router:
         router.route().mock(side_effect=answer)
         yield sent
 
@@ -139,7 +141,7 @@ def by_sync(call: Call[Any], *answers: Answer, pages: bool = False, **options: A
         outcome.slept = Waiting.installed(patch).slept
         try:
             outcome.value = list(client.iterate(call)) if pages else client.send(call)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  it is what the test looks at
             outcome.error = error
     return outcome
 
@@ -156,7 +158,7 @@ def by_async(call: Call[Any], *answers: Answer, pages: bool = False, **options: 
         outcome.slept = Waiting.installed(patch).slept
         try:
             outcome.value = asyncio.run(send())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  it is what the test looks at
             outcome.error = error
     return outcome
 

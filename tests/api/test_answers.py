@@ -132,7 +132,9 @@ def test_e27_inclusions_of_another_shape_are_an_error(answer):
     assert type(failure(flags.users(1, "on"), as_json(answer))) is AmplitudeUnexpectedAnswer
 
 
-@pytest.mark.parametrize(("answer", "ids"), [({"users": ["a", 7]}, ["a", "7"]), (["a"], ["a"]), ({"users": [], "n": 0}, [])])
+@pytest.mark.parametrize(
+    ("answer", "ids"), [({"users": ["a", 7]}, ["a", "7"]), (["a"], ["a"]), ({"users": [], "n": 0}, [])]
+)
 def test_the_beta_may_put_inclusions_into_an_object(answer, ids):
     assert send(flags.users(1, "on"), as_json(answer), dialect="beta").value == ids
 
@@ -268,9 +270,9 @@ def test_a_gigantic_error_page_is_cut_and_keeps_its_status():
         for _ in range(100_000):
             yield b"<script>" * 1000
 
-    with a_server(lambda _: httpx.Response(401, content=parts())), a_client() as client:
-        with pytest.raises(AmplitudeAuthError) as caught:
-            client.send(flags.get(1))
+    answer = lambda _: httpx.Response(401, content=parts())  # noqa: E731
+    with a_server(answer), a_client() as client, pytest.raises(AmplitudeAuthError) as caught:
+        client.send(flags.get(1))
     assert len(str(caught.value)) < 1000
 
 
@@ -348,8 +350,7 @@ def test_e25_the_cap_of_2000_a_variant_surfaces_with_its_text():
 def test_an_error_names_method_path_status_and_what_to_do():
     error = failure(flags.variant(70001, "a/b"), as_text("no such variant", 404))
     assert str(error) == (
-        "GET /api/1/flags/70001/variants/a%2Fb answered 404: no such variant "
-        "Check the id, its project and the region."
+        "GET /api/1/flags/70001/variants/a%2Fb answered 404: no such variant Check the id, its project and the region."
     )
     assert (error.method, error.path, error.status) == ("GET", "/api/1/flags/70001/variants/a%2Fb", 404)
     assert BASE not in str(error)

@@ -84,8 +84,12 @@ def test_every_endpoint_is_sent_by_both_clients_as_the_reference_says(row):
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_every_documented_field_and_filter_has_an_argument_and_no_other_is_sent(row):
     endpoint, dialect = endpoint_of(row), DIALECT[row["api"]]
-    top = re.sub(r"[\[{(][^;]*?[\]})](?=;|!|$)|\[.*?\](?=;|$)|{.*?}(?=;|$)", "", _without_nested(row["request_body_fields"]))
-    documented = {name.rstrip("!") for name in top.split(";") if name} | set(filter(None, row["query_params"].split(";")))
+    top = re.sub(
+        r"[\[{(][^;]*?[\]})](?=;|!|$)|\[.*?\](?=;|$)|{.*?}(?=;|$)", "", _without_nested(row["request_body_fields"])
+    )
+    documented = {name.rstrip("!") for name in top.split(";") if name} | set(
+        filter(None, row["query_params"].split(";"))
+    )
     lacking = endpoint.beta_lacks if dialect == "beta" else frozenset()
     here = endpoint.filters_here(dialect)
     ours = {"allow_local_amplitude_id", "project_id_type"}
@@ -133,7 +137,9 @@ OPERATIONS = operations()
 @pytest.mark.parametrize("name", sorted(SAMPLES["v1"]))
 def test_every_body_fits_the_schema_of_the_reference(name):
     sample, endpoint = SAMPLES["v1"][name], find_endpoint(name)
-    template = re.sub(r"{(\w+)}", lambda part: "{" + _camel(part[1]) + "}", endpoint.path).replace("{version}", "{versionId}")
+    template = re.sub(r"{(\w+)}", lambda part: "{" + _camel(part[1]) + "}", endpoint.path).replace(
+        "{version}", "{versionId}"
+    )
     described = OPERATIONS[f"{endpoint.method} {template}"].get("requestBody")
     assert (described is None) == (sample.body is None)
     if described:
@@ -173,7 +179,10 @@ def test_a_field_or_value_that_the_beta_lacks_is_refused(fields):
     assert "beta" in refused(lambda: experiments.update(1, **fields), dialect="beta")
 
 
-@pytest.mark.parametrize("change", [{"bucketingKey": "user_id"}, {"conditions": [{"type": "property", "prop": "p", "op": "set is", "values": []}]}])
+@pytest.mark.parametrize(
+    "change",
+    [{"bucketingKey": "user_id"}, {"conditions": [{"type": "property", "prop": "p", "op": "set is", "values": []}]}],
+)
 def test_a_segment_that_the_beta_can_not_say_is_refused(change):
     from .samples import SEGMENT
 
@@ -201,14 +210,20 @@ def test_set_rollout_weights_on_v1_names_what_to_use_instead():
 
 def test_the_beta_gets_payloads_as_texts_and_its_own_experiment_type():
     call = experiments.create(
-        project_id=1, key="k", experiment_type="a-b-test", variants=[{"key": "a", "payload": "ä"}, {"key": "b", "payload": None}]
+        project_id=1,
+        key="k",
+        experiment_type="a-b-test",
+        variants=[{"key": "a", "payload": "ä"}, {"key": "b", "payload": None}],
     )
     body = send(call, as_json({"id": "1"}), dialect="beta").only.body
     assert [variant["payload"] for variant in body["variants"]] == ['"ä"', "null"]
     assert body["experimentType"] == "hypothesis-testing"
 
 
-@pytest.mark.parametrize(("sent", "read"), [('{"a": 1}', {"a": 1}), ("3", 3), ("not json", "not json"), ("[" * 5000, "[" * 5000), ({"a": 1}, {"a": 1})])
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [('{"a": 1}', {"a": 1}), ("3", 3), ("not json", "not json"), ("[" * 5000, "[" * 5000), ({"a": 1}, {"a": 1})],
+)
 def test_the_beta_s_payload_texts_are_read_as_what_they_hold(sent, read):
     outcome = send(flags.variant(1, "on"), as_json({"key": "on", "payload": sent}), dialect="beta")
     assert outcome.value.payload == read
@@ -284,10 +299,16 @@ def test_a_call_keeps_its_own_arguments():
 
 
 def test_a_call_s_arguments_are_plain():
-    class Mode(str, Enum):
+    class Mode(str, Enum):  # noqa: UP042  its str() is its name
         LOCAL = "local"
 
-    call = experiments.update(1, end_date=datetime(2026, 1, 2, 3, tzinfo=UTC), start_date=date(2026, 1, 1), tags={"b", "a"}, evaluation_mode=Mode.LOCAL)
+    call = experiments.update(
+        1,
+        end_date=datetime(2026, 1, 2, 3, tzinfo=UTC),
+        start_date=date(2026, 1, 1),
+        tags={"b", "a"},
+        evaluation_mode=Mode.LOCAL,
+    )
     assert call.arguments == {
         "id": 1, "end_date": "2026-01-02T03:00:00+00:00", "start_date": "2026-01-01", "tags": ["a", "b"],
         "evaluation_mode": "local",
@@ -353,7 +374,9 @@ def test_every_write_says_so_and_no_read_does():
 
 def test_only_calls_that_can_change_what_people_get_reach_people():
     find_endpoint("flags.get")
-    harmless = {name for name, endpoint in ENDPOINTS.items() if endpoint.reach == "nothing" and endpoint.method != "GET"}
+    harmless = {
+        name for name, endpoint in ENDPOINTS.items() if endpoint.reach == "nothing" and endpoint.method != "GET"
+    }
     assert harmless == {"flags.create", "experiments.create", "deployments.create"}
     assert all(endpoint.reach == "nothing" for endpoint in ENDPOINTS.values() if endpoint.method == "GET")
 

@@ -163,7 +163,9 @@ def test_a_list_of_nobody_is_refused(name):
     assert "at least 1" in refused(lambda: flags.add_deployments(1, []))
 
 
-@pytest.mark.parametrize("wrong", ["alice@example.com", {"ids": 1}, None, 5, [None], [""], [" "], [True], [1.5], [["a"]]], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", ["alice@example.com", {"ids": 1}, None, 5, [None], [""], [" "], [True], [1.5], [["a"]]], ids=repr
+)
 @pytest.mark.parametrize("name", ["add_users", "add_cohorts", "remove_users", "remove_cohorts"])
 def test_what_is_no_list_of_ids_is_refused_and_people_are_not_repeated(name, wrong):
     text = refused(lambda: getattr(flags, name)(1, "on", wrong))
@@ -191,7 +193,9 @@ def test_a_position_is_a_whole_number_from_0(index):
 # --- variants, weights, payloads ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("payload", [None, {}, [], 0, "", "text", True, 1.5, {"a": [{"b": None}]}, '{"a": 1}'], ids=repr)
+@pytest.mark.parametrize(
+    "payload", [None, {}, [], 0, "", "text", True, 1.5, {"a": [{"b": None}]}, '{"a": 1}'], ids=repr
+)
 def test_a11_any_json_value_is_a_payload_and_travels_as_it_is(payload):
     assert body_of(flags.update_variant(1, "on", payload=payload), as_text()) == {"payload": payload}
 
@@ -237,7 +241,9 @@ def test_a_variant_named_twice_is_refused():
     assert "twice" in refused(lambda: flags.create(project_id=1, key="k", variants=[{"key": "a"}, {"key": "a"}]))
 
 
-@pytest.mark.parametrize("variants", [[], [{}], [{"key": ""}], [{"key": 5}], ["on"], "on", [{"key": "on", "weight": 1}], None], ids=repr)
+@pytest.mark.parametrize(
+    "variants", [[], [{}], [{"key": ""}], [{"key": 5}], ["on"], "on", [{"key": "on", "weight": 1}], None], ids=repr
+)
 def test_variants_have_a_key_and_no_field_that_the_api_lacks(variants):
     assert "variants" in refused(lambda: flags.create(project_id=1, key="k", variants=variants))
 
@@ -305,7 +311,9 @@ def test_e11_a_condition_takes_the_14_operators(operator):
     assert body_of(segments(conditions=[CONDITION | {"op": operator}]), as_text())
 
 
-@pytest.mark.parametrize("change", [{"op": "equals"}, {"op": "IS"}, {"values": "true"}, {"values": [1]}, {"prop": ""}, {"x": 1}])
+@pytest.mark.parametrize(
+    "change", [{"op": "equals"}, {"op": "IS"}, {"values": "true"}, {"values": [1]}, {"prop": ""}, {"x": 1}]
+)
 def test_e11_a_wrong_condition_is_refused(change):
     assert next(iter(change)) in refused(lambda: segments(conditions=[CONDITION | change]))
 
@@ -353,7 +361,9 @@ def test_e4_no_exposure_event_means_amplitude_s_own():
     assert body_of(experiments.update(1, exposure_event=None), as_text()) == {"exposureEvent": None}
 
 
-@pytest.mark.parametrize("event", [{}, {"event_type": "e"}, {"event_type": "", "filters": []}, EXPOSURE | {"x": 1}, "e"], ids=repr)
+@pytest.mark.parametrize(
+    "event", [{}, {"event_type": "e"}, {"event_type": "", "filters": []}, EXPOSURE | {"x": 1}, "e"], ids=repr
+)
 def test_an_exposure_event_has_a_type_and_filters(event):
     assert "exposure_event" in refused(lambda: experiments.update(1, exposure_event=event))
 
@@ -361,7 +371,9 @@ def test_an_exposure_event_has_a_type_and_filters(event):
 # --- what a create says out loud ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("calls", "variants"), [(flags, ["on"]), (experiments, ["control", "treatment"])], ids=["flag", "experiment"])
+@pytest.mark.parametrize(
+    ("calls", "variants"), [(flags, ["on"]), (experiments, ["control", "treatment"])], ids=["flag", "experiment"]
+)
 def test_e22_e15_e17_a_create_names_variants_weights_mode_and_bucketing(calls, variants):
     assert body_of(calls.create(project_id=501, key="k")) == {
         "projectId": "501",
@@ -433,7 +445,9 @@ def test_a_mutex_has_1_to_20_slots(count):
     assert f"{count} slots given; Amplitude takes 1 to 20" in refused(lambda: a_mutex(*[{"percentage": 5}] * count))
 
 
-@pytest.mark.parametrize("slot", [{}, {"percentage": 100, "cohorts": []}, {"percentage": 100, "experiments": ["x"]}, 100, None], ids=repr)
+@pytest.mark.parametrize(
+    "slot", [{}, {"percentage": 100, "cohorts": []}, {"percentage": 100, "experiments": ["x"]}, 100, None], ids=repr
+)
 def test_a_wrong_slot_is_named(slot):
     assert "slot 1" in refused(lambda: a_mutex(slot))
 
@@ -490,7 +504,9 @@ def test_f8_the_share_of_a_holdout_or_slot_can_not_be_changed():
 
 
 def test_f10_nobody_stands_in_two_slots_or_is_both_held_out_and_not():
-    text = refused(lambda: a_mutex({"percentage": 50, "individuals": ["alice", 7]}, {"percentage": 50, "individuals": ["7"]}))
+    text = refused(
+        lambda: a_mutex({"percentage": 50, "individuals": ["alice", 7]}, {"percentage": 50, "individuals": ["7"]})
+    )
     assert "two slots" in text
     for make in (a_holdout, lambda **both: holdouts.update(1, **both)):
         text = refused(lambda make=make: make(individual_inclusion=["alice"], individual_exclusion=["alice"]))

@@ -9,7 +9,13 @@ import pickle
 import pytest
 
 from airflow_amplitude_experiment import api
-from airflow_amplitude_experiment.api import AmplitudeError, AmplitudeRateLimited, AmplitudeReadOnly, RolloutRefused, errors
+from airflow_amplitude_experiment.api import (
+    AmplitudeError,
+    AmplitudeRateLimited,
+    AmplitudeReadOnly,
+    RolloutRefused,
+    errors,
+)
 from airflow_amplitude_experiment.api.errors import cut, error_class, error_from_dict
 
 CLASSES = [AmplitudeError, *AmplitudeError.__subclasses__()]

@@ -33,7 +33,9 @@ def _as_texts(value):
     return json.loads(json.dumps(value), parse_int=str)
 
 
-@pytest.mark.parametrize("name", ["Flag", "Experiment", "Version", "Variant", "Deployment", "Mutex", "Holdout", "MutexSlot"])
+@pytest.mark.parametrize(
+    "name", ["Flag", "Experiment", "Version", "Variant", "Deployment", "Mutex", "Holdout", "MutexSlot"]
+)
 def test_every_field_of_the_reference_is_a_field_of_its_model(name):
     documented = REFERENCE_YAML["components"]["schemas"][name]["properties"]
     known = {field.alias or field_name for field_name, field in getattr(models, name).model_fields.items()}
@@ -132,4 +134,12 @@ def test_objects_can_be_pickled_compared_and_not_changed():
 
 
 def test_the_reference_holds_an_example_of_each_kind():
-    assert {name for name, _ in EXAMPLES} >= {"Flag", "Experiment", "Version", "Variant", "Deployment", "Mutex", "Holdout"}
+    assert {name for name, _ in EXAMPLES} >= {
+        "Flag",
+        "Experiment",
+        "Version",
+        "Variant",
+        "Deployment",
+        "Mutex",
+        "Holdout",
+    }
