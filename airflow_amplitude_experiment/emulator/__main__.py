@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import json
-import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from . import documents
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .handle import Emulator
 
     try:
-        emulator = Emulator(_read(options.seed), host=options.host, port=options.port)
+        seed = documents.read(options.seed) if options.seed else None
+        emulator = Emulator(seed, host=options.host, port=options.port)
         if options.state and options.state.exists():
-            emulator.load_state(_read(options.state))
+            emulator.load_state(documents.read(options.state))
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"amplitude-emulator: {error}", file=sys.stderr)
         return 2
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Amplitude emulator is ready at {emulator.url}", flush=True)
         stopped.wait()
     if options.state:
-        _write(options.state, emulator.state(keys=True))
+        documents.write(options.state, emulator.state(keys=True))
     return 0
 
 
@@ -52,28 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, metavar="FILE", help="loaded if it exists, saved at the end")
     parser.add_argument("--log-requests", action="store_true", help="one line per request, on standard error")
     return parser
-
-
-def _read(path: Path | None) -> Any:
-    if path is None:
-        return None
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        return json.loads(text)
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not YAML: {error}") from error
-
-
-def _write(path: Path, state: Any) -> None:
-    # The file holds keys: readable by its owner only, and never half written.
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(state, file, indent=2)
-    beside.replace(path)
 
 
 def _print_request(entry: dict[str, Any]) -> None:

@@ -27,19 +27,19 @@ _NEVER = {"selector": ["context", "user", "user_id"], "op": "never", "values": [
 
 def flag_configs(store: Store, deployment: Deployment) -> list[Json]:
     """Return what a deployment is served: its objects, and undeployed whatever these depend on."""
-    deployed = [
-        thing
+    deployed = {
+        thing.id: thing
         for thing in store.things.values()
         if not thing.deleted and deployment.id in thing.data.get("deployments", ())
-    ]
-    served = {thing.id: thing for thing in deployed}
-    waiting = list(deployed)
+    }
+    served = dict(deployed)
+    waiting = list(deployed.values())
     while waiting:
         for parent, _ in parents(store, waiting.pop()):
             if parent.id not in served:
                 served[parent.id] = parent
                 waiting.append(parent)
-    return [_config(store, thing, deployed=thing in deployed) for thing in served.values()]
+    return [_config(store, thing, deployed=thing.id in deployed) for thing in served.values()]
 
 
 def _config(store: Store, thing: Thing, *, deployed: bool) -> Json:

@@ -67,27 +67,28 @@ class Front:
                 time=to_timestamp(self._world.store.clock()),
             )
             fault = self._world.faults.take(scope["method"], path)
-        exchange = _Exchange(self._app, scope, body, receive, send)
+            entry["fault"] = fault.kind if fault else None
+        exchange = _Exchange(self._app, scope, body, receive, send, entry)
         try:
-            await self._answer(exchange, fault, entry)
+            await exchange.play(fault)
         finally:
-            self._world.log.close(entry, exchange.status)
-
-    async def _answer(self, exchange: _Exchange, fault: Fault | None, entry: Entry) -> None:
-        if fault is None:
-            await exchange.forward(await exchange.run())
-            return
-        entry["fault"] = fault.kind
-        await _PLAYS[fault.kind](exchange, fault.details)
+            self._world.log.close(entry)
 
 
 class _Exchange:
     """One request on its connection: run it, answer it, or cut it."""
 
-    def __init__(self, app: App, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    def __init__(self, app: App, scope: Scope, body: bytes, receive: Receive, send: Send, entry: Entry) -> None:
         self._app, self._scope, self._body = app, scope, body
         self._receive, self._send = receive, send
-        self.status: int | None = None
+        self._entry = entry
+
+    async def play(self, fault: Fault | None) -> None:
+        """Answer as the application does, or as the fault says."""
+        if fault is None:
+            await self.forward(await self.run())
+        else:
+            await _PLAYS[fault.kind](self, fault.details)
 
     async def run(self) -> list[Message]:
         """Let the application do its work, and keep its answer."""
@@ -110,7 +111,8 @@ class _Exchange:
     async def forward(self, messages: list[Message]) -> None:
         """Send a kept answer."""
         for message in messages:
-            self.status = message.get("status", self.status)
+            # Before it leaves, so that whoever has the answer also finds it in the log.
+            self._entry["status"] = message.get("status", self._entry["status"])
             await self._send(message)
 
     async def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -136,7 +138,7 @@ class _Exchange:
         """Send the head and half of the body, then end the connection."""
         body = b"".join(message.get("body", b"") for message in messages)
         start = dict(messages[0])
-        self.status = start["status"]
+        self._entry["status"] = start["status"]
         start["headers"] = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
         start["headers"].append((b"content-length", str(max(len(body), 2)).encode()))
         await self._send(start)

@@ -21,7 +21,7 @@ class RequestLog:
         self.listener: Callable[[Entry], None] | None = None
 
     def open(self, *, method: str, path: str, query: str, body: bytes, time: str) -> Entry:
-        """Note a request; its ``status`` is filled in by ``close``."""
+        """Note a request; its ``status`` is filled in just before the answer leaves."""
         text = self._clean(body.decode("utf-8", "replace"))
         entry: Entry = {
             "method": method,
@@ -35,15 +35,14 @@ class RequestLog:
         self._entries.append(entry)
         return entry
 
-    def close(self, entry: Entry, status: int | None) -> None:
-        """Note how a request was answered; ``None``: not at all."""
-        entry["status"] = status
+    def close(self, entry: Entry) -> None:
+        """Say that a request is over; a ``status`` of ``None``: it was never answered."""
         if self.listener is not None:
             self.listener(entry)
 
     def entries(self, *, sdk: bool = False) -> list[Entry]:
         """Return the requests to the Management API, with ``sdk`` also those of SDKs."""
-        return [dict(one) for one in self._entries if sdk or not one["path"].startswith("/sdk")]
+        return [dict(one) for one in list(self._entries) if sdk or not one["path"].startswith("/sdk")]
 
     def clear(self) -> None:
         """Forget all requests."""

@@ -141,10 +141,13 @@ def test_a_fault_that_does_not_exist(emulator: Emulator) -> None:
         emulator.fault("html", seconds=1)
 
 
-def test_many_cut_connections_leave_the_server_well(emulator: Emulator, api: httpx.Client, path: str) -> None:
+def test_many_cut_connections_leave_the_server_well(
+    emulator: Emulator, api: httpx.Client, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     for kind in ("refuse", "cut_before", "cut_after", "truncated"):
         emulator.fault(kind, times=10)
     for _ in range(40):
         with pytest.raises(httpx.TransportError):
             api.get(path)
     assert [api.get(path).status_code for _ in range(10)] == [200] * 10
+    assert [one.getMessage() for one in caplog.records if one.name.startswith(("uvicorn", "asyncio"))] == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from airflow_amplitude_experiment.emulator import Emulator
+from airflow_amplitude_experiment.emulator import Emulator, documents
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "airflow_amplitude_experiment.emulator"]
@@ -161,6 +161,15 @@ def test_a_seed_a_state_and_a_log_of_requests(tmp_path: Path) -> None:
     assert running.api.get(f"/api/1/flags/{flag['id']}").json()["rolloutPercentage"] == 50
     assert len(running.api.get(f"/api/1/flags/{flag['id']}/versions").json()) == 2
     running.stop()
+
+
+def test_yaml_reads_on_as_a_variant_and_a_date_as_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "seed.yaml"
+    path.write_text("a: [on, off, yes, true, false, 2026-02-01, 2026-02-01T10:00:00Z, 5, 0.5, null]\non: 1\n")
+    assert documents.read(path) == {
+        "a": ["on", "off", "yes", True, False, "2026-02-01", "2026-02-01T10:00:00Z", 5, 0.5, None],
+        "on": 1,
+    }
 
 
 def test_what_the_command_can_not_do(tmp_path: Path) -> None:
