@@ -10,53 +10,53 @@ from typing import Any
 CONNECTION_FIELDS: dict[str, Any] = {
     "region": {
         "label": "Data region",
-        "description": "Where the Amplitude organization keeps its data. A key of one region is unknown in the other.",
-        "schema": {"type": "string", "enum": ["us", "eu"], "default": "us"},
+        "description": "Where Amplitude keeps the organization's data. A key of one region is unknown in the other.",
+        "schema": {"type": ["string", "null"], "enum": ["us", "eu"], "default": "us"},
     },
     "project_id": {
         "label": "Project id",
-        "description": "The project that tasks may write to. Every write compares it with the object's own project.",
+        "description": "The one project that tasks may write to, e.g. 123456. Any other project is refused.",
         "schema": {"type": ["string", "null"]},
     },
     "environment": {
         "label": "Environment",
-        "description": "Free text, such as production. Shown in every log line of a write.",
+        "description": "Free text, e.g. production. It stands in the log line of every write.",
         "schema": {"type": ["string", "null"]},
     },
     "organization": {
         "label": "Organization URL name",
-        "description": "From the app's address, app.amplitude.com/experiment/<name>/…; for the link Open in Amplitude.",
+        "description": "e.g. acme, if the app's address is app.amplitude.com/experiment/acme. For Open in Amplitude.",
         "schema": {"type": ["string", "null"]},
     },
     "mode": {
         "label": "Mode",
-        "description": "read_only decides and logs what would be sent, and sends no change.",
-        "schema": {"type": "string", "enum": ["write", "read_only"], "default": "write"},
+        "description": "read_only: decide, log what would be sent, and change nothing.",
+        "schema": {"type": ["string", "null"], "enum": ["write", "read_only"], "default": "write"},
     },
     "allow_keys": {
         "label": "Allowed keys",
-        "description": "Globs, separated by commas. Where given, only objects whose key matches one can be changed.",
+        "description": "Only objects whose key matches can be changed, e.g. checkout-*, search-*. Empty: all.",
         "schema": {"type": ["string", "null"]},
     },
     "deny_keys": {
         "label": "Denied keys",
-        "description": "Globs, separated by commas. Objects whose key matches one can't be changed.",
+        "description": "Objects whose key matches can't be changed, e.g. billing-*. Empty: none.",
         "schema": {"type": ["string", "null"]},
     },
     "max_percentage": {
         "label": "Highest percentage",
-        "description": "No rollout is raised above it (0 to 100).",
+        "description": "No change raises anything above it. A kill and a rollback always pass. Empty: no limit.",
         "schema": {"type": ["integer", "null"], "minimum": 0, "maximum": 100},
     },
     "max_step": {
-        "label": "Largest step",
-        "description": "No single change raises a rollout by more percentage points (1 to 100).",
+        "label": "Largest step (points)",
+        "description": "No single change raises anything by more percentage points. Empty: no limit.",
         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 100},
     },
     "require_reason": {
         "label": "Require a reason",
-        "description": "Refuse every change that gives no reason.",
-        "schema": {"type": "boolean", "default": False},
+        "description": "Refuse a change that gives no reason.",
+        "schema": {"type": ["boolean", "null"], "default": False},
     },
     "timeout": {
         "label": "Timeout (seconds)",
@@ -69,25 +69,19 @@ CONNECTION_FIELDS: dict[str, Any] = {
         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 100, "default": 5},
     },
     "dialect": {
-        "label": "API",
+        "label": "API version",
         "description": "beta only for accounts that still use the older Management API.",
-        "schema": {"type": "string", "enum": ["v1", "beta"], "default": "v1"},
+        "schema": {"type": ["string", "null"], "enum": ["v1", "beta"], "default": "v1"},
     },
 }
 
+# Airflow shows placeholders in its standard fields only; examples for the others stand in their descriptions.
 FORM_BEHAVIOUR: dict[str, Any] = {
     "hidden-fields": ["schema", "port", "login", "extra"],
     "relabeling": {"password": "Management API key", "host": "Base URL (optional)"},
     "placeholders": {
         "password": "from Amplitude: Experiment > Management API",
         "host": "only for an emulator or a proxy, e.g. http://127.0.0.1:8765",
-        "project_id": "e.g. 123456",
-        "environment": "e.g. production",
-        "organization": "e.g. acme",
-        "allow_keys": "e.g. checkout-*, search-*",
-        "deny_keys": "e.g. billing-*",
-        "max_percentage": "no limit",
-        "max_step": "no limit",
     },
 }
 

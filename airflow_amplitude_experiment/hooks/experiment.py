@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 C = TypeVar("C")
+MASKED = "***"
 LONG_KEY = 20
 """Characters of a management key of which four may be shown."""
 
@@ -99,19 +100,22 @@ class AmplitudeExperimentHook(BaseHook):
         """Say which key reaches which host and projects, or precisely why it doesn't. Changes nothing."""
         from airflow_amplitude_experiment.api import AmplitudeError, RolloutRefused
 
+        from .guard import GuardedClient
         from .probe import probe
 
         connection = self.get_connection(self.amplitude_conn_id)
         try:
-            client = self.get_conn()
-        except ValueError as error:
-            return False, f"{error}"
+            client = GuardedClient(**_settings(connection, paced=True))
+        except ValueError as error:  # while it is being tested, Airflow gives the connection a made-up id
+            return False, f"The connection can't be used: {error}"
         with client:
-            host = f"{_shown_key(connection.password)} at {client.base_url}{_region_of(client.base_url)}"
+            where = f"{_shown_key(connection)} at {client.base_url}{_region_of(client.base_url)}"
             try:
-                return True, f"{host} {client.read(probe(client))}"
-            except (AmplitudeError, RolloutRefused) as error:
-                return False, f"{host}: {error}" if isinstance(error, AmplitudeError) else f"{host} {error}"
+                return True, f"{where} {client.read(probe(client))}"
+            except RolloutRefused as refused:
+                return False, f"{where} {refused}"
+            except AmplitudeError as error:
+                return False, f"{where}: {error}"
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -159,14 +163,19 @@ def _management_key(connection: Connection) -> str:
     key = (connection.password or "").strip()
     if not key:
         raise ValueError("it has no management key; put it into the field Management API key (password)")
+    if key == MASKED:
+        raise ValueError(
+            "Airflow handed over the masked key (***) instead of the key, as version 3.1 does when a saved connection "
+            "is tested from the list. Type the key in again, or run: airflow connections test <connection id>"
+        )
     if key != connection.password:
         mask_secret(key)  # Airflow itself hides the text as it was pasted
     return key
 
 
-def _shown_key(key: str | None) -> str:
-    """Name a key by its end, as Amplitude's own list does, where that tells nothing of it."""
-    key = (key or "").strip()
+def _shown_key(connection: Connection) -> str:
+    """Name the connection's key by its end, where that tells nothing of it."""
+    key = _management_key(connection)
     return f"The management key that ends in …{key[-4:]}" if len(key) >= LONG_KEY else "The management key"
 
 

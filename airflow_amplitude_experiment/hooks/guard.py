@@ -140,7 +140,7 @@ def guard(
     """Check a write against the rules and log it; yields what has to be read for that."""
     rules = client.rules
     kind, function, arguments = _taken_apart(call, client)
-    what = f"{call.endpoint} {arguments.get('key') or arguments.get('id') or ''}".rstrip()
+    what = _in_words(call, arguments, found)
     blind = way_down and found is None and _ends_at_nothing(function, arguments)
     if way_down:
         _refuse_more_than_down(function, arguments, what)
@@ -148,13 +148,22 @@ def guard(
         rules.check_reason(reason, what)
     if not blind:
         found = yield from _object_of(rules, kind, function, arguments, found)
-        rules.check_project(arguments["project_id"] if found is None else found.project_id, what)
+        what = _in_words(call, arguments, found)
+        rules.check_project(str(arguments["project_id"]) if found is None else found.project_id, what)
         yield from (_check_down if way_down else _check_rules)(rules, kind, function, arguments, found, what)
     line = f"{_shown(call)}{_where(client, found)}{f', reason: {cut(reason)}' if reason else ''}"
     if rules.mode == "read_only":
         log.info("Read-only connection, would send %s", line)
         raise AmplitudeReadOnly(f"{what}: the connection is read-only. Nothing was sent; the log says what would be.")
     log.info("Sending %s", line)
+
+
+def _in_words(call: Call[Any], arguments: dict[str, Any], found: Any) -> str:
+    """Say what is to be done: ``flags.update checkout-new (id 21001)``."""
+    if "id" not in arguments:
+        return f"{call.endpoint} {arguments.get('key') or arguments.get('label') or ''}".rstrip()
+    name = getattr(found, "key", None) if call.endpoint != "deployments.update" else getattr(found, "label", None)
+    return f"{call.endpoint} {name} (id {arguments['id']})" if name else f"{call.endpoint} {arguments['id']}"
 
 
 def _taken_apart(call: Call[Any], client: GuardedClient | GuardedAsyncClient) -> tuple[str, str, dict[str, Any]]:
