@@ -49,11 +49,12 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# In this order: holdouts name experiments, mutexes name both.
 _SECTIONS: dict[str, Kind] = {
     "flags": "flag",
     "experiments": "experiment",
-    "mutexes": "mutex",
     "holdouts": "holdout",
+    "mutexes": "mutex",
 }
 _TOGGLE_FIELDS = _names(
     "id projectId deployments key name description enabled evaluationMode bucketingKey bucketingSalt "
@@ -96,6 +97,7 @@ def load(store: Store, document: Mapping[str, Any]) -> None:
     for section, kind in _SECTIONS.items():
         for given in document.get(section, []):
             add(store, kind, given)
+    _check_prerequisites(store)
     store.options = store.options.changed(document.get("options", {}))
     following = document.get("nextIds", {})
     store.next_id = max(store.next_id, following.get("objects", 0))
@@ -212,8 +214,8 @@ def _described_mutex(store: Store, kind: Kind, given: Json, author: str) -> Json
     given["slots"] = [
         {
             **slot,
-            "experiments": _members(store, project_id, slot.get("experiments", [])),
-            "holdouts": _members(store, project_id, slot.get("holdouts", [])),
+            "experiments": _members(store, project_id, "experiment", slot.get("experiments", [])),
+            "holdouts": _members(store, project_id, "holdout", slot.get("holdouts", [])),
         }
         for slot in given["slots"]
     ]
@@ -221,17 +223,43 @@ def _described_mutex(store: Store, kind: Kind, given: Json, author: str) -> Json
 
 
 def _described_holdout(store: Store, kind: Kind, given: Json, author: str) -> Json:
-    given["experiments"] = _members(store, given["projectId"], given.get("experiments", []))
+    given["experiments"] = _members(store, given["projectId"], "experiment", given.get("experiments", []))
     return build.holdout(store, {"name": given.get("key", kind), **given}, author=author)
 
 
-def _members(store: Store, project_id: str, wanted: Iterable[Any]) -> list[str]:
-    # A mutex may name a holdout that comes later in the document, so only ids that look like keys are resolved.
+def _members(store: Store, project_id: str, kind: Kind, wanted: Iterable[Any]) -> list[str]:
     found = []
     for one in wanted:
-        named = store.by_key(project_id, str(one))
-        found.append(named.id if named is not None else build.as_id(one))
+        thing = store.by_key(project_id, str(one)) or store.things.get(build.as_id(one))
+        if thing is None or thing.kind != kind or thing.project_id != project_id:
+            raise ValueError(f"there is no {kind} {one} in project {project_id}")
+        found.append(thing.id)
     return found
+
+
+def _check_prerequisites(store: Store) -> None:
+    """Refuse what is not there, and circles, which no SDK evaluates."""
+    needs = {
+        thing.id: [_prerequisite(store, thing, name) for name in thing.data["prerequisites"]]
+        for thing in store.things.values()
+        if thing.data.get("prerequisites")
+    }
+    for start in needs:
+        seen, waiting = {start}, list(needs[start])
+        while waiting:
+            one = waiting.pop()
+            if one == start:
+                raise ValueError(f"{store.things[start].key}: its prerequisites depend on itself")
+            if one not in seen:
+                seen.add(one)
+                waiting += needs.get(one, [])
+
+
+def _prerequisite(store: Store, thing: Thing, name: str) -> str:
+    needed = store.things.get(name) or store.by_key(thing.project_id, name)
+    if needed is None or needed.kind not in TOGGLES:
+        raise ValueError(f"{thing.key}: there is no prerequisite {name}")
+    return needed.id
 
 
 def _version(store: Store, thing: Thing, given: Mapping[str, Any]) -> Version:

@@ -69,6 +69,7 @@ def with_bucketing_key(segment: Json, data: Json) -> Json:
 def parents(store: Store, thing: Thing) -> list[tuple[Thing, list[str]]]:
     """Return the gates of an object: each group or flag it depends on, and the variants that let it pass."""
     groups = [one for one in store.groups.values() if one.project_id == thing.project_id]
+    groups.sort(key=lambda group: (len(group.id), group.id))  # the same after a state was loaded
     found = [(group, _passing(group, thing)) for group in groups]
     for name, variants in thing.data.get("prerequisites", {}).items():
         needed = store.things.get(name) or store.by_key(thing.project_id, name)

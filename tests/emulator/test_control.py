@@ -72,6 +72,10 @@ def test_a_wrong_seed_changes_nothing(emulator: Emulator, control: httpx.Client)
         {"flags": [{"key": "a"}], "options": {"ids": "float"}},
         {"keys": [{"key": "***"}]},
         {"mutexes": [{"key": "m"}]},
+        {"mutexes": [{"key": "m", "slots": [{"percentage": 100, "experiments": ["nobody"]}]}]},
+        {"holdouts": [{"key": "h", "holdoutPercentage": 5, "experiments": [4711]}]},
+        {"flags": [{"key": "a", "prerequisites": {"nobody": ["on"]}}]},
+        {"flags": [{"key": "a", "prerequisites": {"b": ["on"]}}, {"key": "b", "prerequisites": {"a": ["on"]}}]},
     ]
     for document in wrong:
         answer = control.post("seed", json=document)
