@@ -121,16 +121,11 @@ def _camel(name: str) -> str:
 
 
 def operations() -> dict[str, dict[str, Any]]:
-    paths = yaml.safe_load(_mended((REFERENCE / "management-api.yaml").read_text()))["paths"]
+    paths = REFERENCE_YAML["paths"]
     return {f"{method.upper()} {path}": each for path, found in paths.items() for method, each in found.items()}
 
 
-def _mended(text: str) -> str:
-    """One operation's x-retry holds a colon, which YAML wants quoted."""
-    return re.sub(r"x-retry: 'y: absolute values, unless.*", "x-retry: 'y: unless renamed'", text)
-
-
-REFERENCE_YAML = yaml.safe_load(_mended((REFERENCE / "management-api.yaml").read_text()))
+REFERENCE_YAML = yaml.safe_load((REFERENCE / "management-api.yaml").read_text())
 OPERATIONS = operations()
 
 
