@@ -62,8 +62,10 @@ def update_slot(call: Call) -> Response:
     _require_members(call, thing.data, body)
     with call.store.edit(thing, call.key.email) as draft:
         slot = draft["slots"][int(index) - 1]
-        slot.update({side: build.ids(body[side]) for side in ("experiments", "holdouts") if side in body})
-        slot.update({"individuals": body["individuals"]} if "individuals" in body else {})
+        for side, given in body.items():
+            kept = slot[side] if call.store.options.slot_lists == "append" else []
+            wanted = given if side == "individuals" else build.ids(given)
+            slot[side] = build.unique([*kept, *wanted])
     return patched(call.store)
 
 

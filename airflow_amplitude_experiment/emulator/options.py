@@ -29,6 +29,7 @@ class Options:
     error_body: Literal["text", "json"] = "text"  # D5
     key_filter: Literal["exact", "partial"] = "exact"  # B8
     present_inclusions: Literal[200, 403] = 200  # D3: adding only ids that are already there
+    slot_lists: Literal["replace", "append"] = "replace"  # F2: what a PATCH of a slot does to its lists
     noop_versions: bool = False  # I7
     approvals: Literal["off", "pending", "reject"] = "off"  # G4: 200 without effect, or approval_status
     approval_scope: Literal["live", "documented"] = "live"

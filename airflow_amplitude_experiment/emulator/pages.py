@@ -8,7 +8,7 @@ from typing import Any
 from .store import Store, Thing
 
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:3rem auto;padding:0 1rem;color:#1e2b3a}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:3rem auto;padding:0 1rem;color:#1e2b3a}"
     "table{border-collapse:collapse;width:100%;margin:.5rem 0 2rem}"
     "th,td{text-align:left;padding:.35rem .75rem;border-bottom:1px solid #dfe4ea}"
 )

@@ -142,3 +142,11 @@ def test_members_as_texts(emulator: Emulator, api: httpx.Client, mutex: str, mem
     assert api.get(mutex).json()["slots"][0]["experiments"] == [members[0]]
     emulator.options(ids="number")
     assert api.get(mutex).json()["slots"][0]["experiments"] == [int(members[0])]
+
+
+def test_a_slot_patch_that_appends(emulator: Emulator, api: httpx.Client, mutex: str, members: tuple[str, str]) -> None:
+    emulator.options(slot_lists="append")
+    api.patch(f"{mutex}/slots/1", json={"experiments": [int(members[1])], "individuals": ["qa", "qa-2"]})
+    slot = api.get(mutex).json()["slots"][0]
+    assert slot["experiments"] == [int(one) for one in members]
+    assert slot["individuals"] == ["qa", "qa-2"]
