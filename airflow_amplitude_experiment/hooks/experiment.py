@@ -166,7 +166,7 @@ def _management_key(connection: Connection) -> str:
     if key == MASKED:
         raise ValueError(
             "Airflow handed over the masked key (***) instead of the key, as version 3.1 does when a saved connection "
-            "is tested from the list. Type the key in again, or run: airflow connections test <connection id>"
+            "is tested from the list. Run instead: airflow connections test <connection id>"
         )
     if key != connection.password:
         mask_secret(key)  # Airflow itself hides the text as it was pasted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
@@ -45,4 +46,5 @@ def object_url(base_url: str, organization: str | None, found: Any) -> str:
     app = APPS.get(base_url, base_url)
     if base_url in APPS and not organization:
         return f"{app}/experiment"
-    return f"{app}/experiment/{organization or '-'}/{found.project_id}/config/{found.id}"
+    parts = (organization or "-", found.project_id, "config", found.id)
+    return f"{app}/experiment/{'/'.join(quote(str(part), safe='') for part in parts)}"
