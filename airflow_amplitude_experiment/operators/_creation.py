@@ -20,6 +20,7 @@ from airflow_amplitude_experiment.api import (
     AmplitudeReadOnly,
     RolloutRefused,
 )
+from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.api.models import Flag
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.hooks.lookup import calls_of
@@ -87,13 +88,24 @@ class Creation:
             shown = row.deleted, row.enabled, row.rollout_percentage, row.target_segments
             found.append(_merged(row, (yield self.calls.get(row.id))) if None in shown else row)
         present = [each for each in found if not each.deleted]
-        if len(present) == 1 or not found:
-            return present[0] if present else None
-        what = f"is there {len(present)} times" if present else "is archived"
-        raise RolloutRefused(
-            f"{self.wanted} (id {', '.join(each.id for each in found)}, project {found[0].project_id}) {what}. "
-            "Nothing was written. Restore it in Amplitude, or use another key."
-        )
+        if len(present) == 1:
+            return self._in_the_right_project(present[0])
+        if not found:
+            return None
+        what, advice = "is archived", "Restore it in Amplitude, or use another key."
+        if present:
+            what, advice = f"is there {len(present)} times", "Archive all but one in Amplitude."
+        where = f"id {', '.join(each.id for each in found)}, project {found[0].project_id}"
+        raise RolloutRefused(f"{self.wanted} ({where}) {what}. Nothing was written. {advice}")
+
+    def _in_the_right_project(self, found: Any) -> Any:
+        """Return the object, if it lies in the project that is named (law 11)."""
+        if self.project is not None and found.project_id != self.project:
+            raise RolloutRefused(
+                f"{self.wanted} (id {found.id}) belongs to project {found.project_id}, not {self.project}. "
+                "Nothing more was written. Correct the project."
+            )
+        return found
 
     def create(self, arguments: Mapping[str, Any]) -> tuple[Any, str | None, bool]:
         """Create it once; return the object as it stands then, its address, and whether it is this task's work.
@@ -108,7 +120,7 @@ class Creation:
                 f"there is no {self.wanted}, and to create one a project must be named: project_id in the "
                 "connection's extra, or project_id=… on the operator"
             )
-        self._refuse_what_the_rules_will()
+        self._check_second_call()
         try:
             call = self.calls.create(project_id=self.project, key=self.wanted.key, **arguments)
             created = self.client.send(call, reason=self.reason)
@@ -119,10 +131,14 @@ class Creation:
             if found is None:
                 raise
             return found, None, error.maybe_applied and self._is_untouched(found)
-        return self._read_new(created.id), created.url, True
+        return self._in_the_right_project(self._read_new(created.id)), created.url, True
 
-    def _refuse_what_the_rules_will(self) -> None:
-        """Refuse now what the connection's rules would refuse in the second call: nothing is left half done."""
+    def _check_second_call(self) -> None:
+        """Refuse now what the second call can't say, or the connection's rules forbid it: nothing is left half done."""
+        if not self.wanted.patch:
+            return
+        arguments = {"id": self.wanted.key, **self.wanted.patch}
+        find_endpoint(f"{self.wanted.kind}s.update").prepare(arguments, dialect=self.client.dialect)
         new = {"id": "new", "key": self.wanted.key, "enabled": False, "rolloutPercentage": 0, "deleted": False}
         segments, weights = (self.wanted.post.get(name) for name in ("target_segments", "rollout_weights"))
         as_created = Flag.model_validate({**new, "targetSegments": segments, "rolloutWeights": weights})

@@ -197,6 +197,17 @@ def test_a_new_object_that_reads_otherwise_than_asked_is_not_switched_on(amplitu
     assert amplitude.flag(KEY)["enabled"] is False
 
 
+def test_the_beta_is_spoken_to_and_what_it_lacks_is_told_before_anything_is_made(amplitude, monkeypatch):
+    connect(monkeypatch, amplitude, dialect="beta")
+    with pytest.raises(AirflowFailException, match="beta API doesn't know 'tags'"):
+        create(tags=["a"])
+    assert not writes(amplitude)
+    description = {name: value for name, value in DESCRIPTION.items() if name != "target_segments"}
+    assert create(**description, rollout_percentage=5)["created"] is True
+    assert create(**description, rollout_percentage=5)["written"] is False
+    assert [request["path"] for request in writes(amplitude)] == ["/flags/new", f"/flags/{amplitude.flag(KEY)['id']}"]
+
+
 # --- a create whose answer was lost -------------------------------------------------------------------------------
 
 APPLIED = {
@@ -458,6 +469,32 @@ def test_however_amplitude_answers_a_second_run_writes_nothing(amplitude, option
     record = create(**bare, **LATER)
     assert (record["key"], record["adopted"], record["id"]) == (KEY, True, amplitude.flag(KEY)["id"])
     assert not writes(amplitude)
+
+
+@pytest.mark.parametrize("there", [{}, None], ids=["found", "just created"])
+def test_an_object_of_another_project_is_not_written_to(amplitude, monkeypatch, there):
+    """The list was asked for one project; what came back is looked at all the same."""
+    if there is not None:
+        amplitude.add_flag(KEY, **THERE)
+    read = _creation.Creation._read
+    elsewhere = {"project_id": "200002"}
+    monkeypatch.setattr(_creation.Creation, "_read", lambda *args: read(*args).model_copy(update=elsewhere))
+    monkeypatch.setattr(_creation, "_merged", lambda row, details: row.model_copy(update=elsewhere))
+    with pytest.raises(AirflowFailException, match="belongs to project 200002, not 100001"):
+        create(**LATER)
+    assert "PATCH" not in sent(amplitude)
+
+
+def test_a_key_that_is_there_twice_is_refused(amplitude, monkeypatch):
+    amplitude.add_flag(KEY, **THERE)
+    monkeypatch.setattr(_creation, "listed", listed_twice)
+    with pytest.raises(AirflowFailException, match="is there 2 times"):
+        create()
+
+
+def listed_twice(call):
+    rows = list((yield call))
+    return [*rows, *rows]
 
 
 # --- updating -----------------------------------------------------------------------------------------------------
