@@ -32,7 +32,8 @@ def created_since(found: Any, moment: datetime | None) -> bool | None:
         return None
     if len(found.created_at) == len("2026-01-31"):
         return created.date() >= moment.astimezone(UTC).date()
-    return created >= moment.replace(microsecond=0)
+    whole_second = created.microsecond == 0  # written without a fraction, it may be up to a second later
+    return created >= (moment.replace(microsecond=0) if whole_second else moment)
 
 
 def is_live(found: Any) -> bool:

@@ -254,6 +254,7 @@ def test_what_was_created_since_the_run_was_due_is_its_own(created_at, own):
 def test_without_a_run_nothing_is_its_own():
     assert created_since(found(), None) is None
     assert created_since(found(createdAt="2026-11-20T12:00:00Z"), RUN_AFTER + timedelta(microseconds=9)) is True
+    assert created_since(found(createdAt="2026-11-20T12:00:00.001Z"), RUN_AFTER + timedelta(seconds=0.5)) is False
     assert created_since(found(createdAt="2026-11-20"), datetime(2026, 11, 20, 23, tzinfo=UTC)) is True
 
 
