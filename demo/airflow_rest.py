@@ -75,9 +75,7 @@ class AirflowRest:
         """Let the scheduler run the DAG."""
         self.request("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
-    def trigger(
-        self, dag_id: str, conf: Mapping[str, Any] | None = None, *, logical_date: str | None = None
-    ) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, logical_date: str | None = None) -> str:
         """Start a run as a person would from the UI, and return its id."""
         body = {"logical_date": logical_date, "conf": dict(conf or {})}
         return str(self.request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
@@ -103,16 +101,12 @@ class AirflowRest:
         """Return the state of each task of a run that has no mapped tasks."""
         return {task["task_id"]: task["state"] for task in self.task_instances(dag_id, run_id)}
 
-    def xcom(
-        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", *, map_index: int = -1
-    ) -> Any:
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", *, map_index: int = -1) -> Any:
         """Return one XCom's value."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.get(path, map_index=map_index, deserialize=True)["value"]
 
-    def logs(
-        self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
-    ) -> str:
+    def logs(self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1) -> str:
         """Return a task's log as lines of text, the fields of each event included."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         content = self.get(path, map_index=map_index, full_content=True)["content"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +36,8 @@ class AirflowServer(AirflowRest):
     :param connections: id of each connection and its URI or JSON form, handed over by environment.
     :param environment: further environment variables of every component.
     :param start_timeout: how many seconds the components get to become healthy.
+    :param while_starting: called a few times per second with the names of what is not healthy yet.
+    :param memory_roots: the process trees whose memory counts; by default only the server's own.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class AirflowServer(AirflowRest):
         connections: Mapping[str, str | Mapping[str, Any]] | None = None,
         environment: Mapping[str, str] | None = None,
         start_timeout: float = 120,
+        while_starting: Callable[[str], None] = lambda waiting_for: None,
+        memory_roots: Callable[[], Iterable[int]] | None = None,
     ) -> None:
         (self.port,) = free_ports(1)
         super().__init__(f"http://{LOOPBACK}:{self.port}")
@@ -55,7 +59,8 @@ class AirflowServer(AirflowRest):
         self.processes: dict[str, GuardedProcess] = {}
         self._connections = dict(connections or {})
         self._environment = dict(environment or {})
-        self._memory = MemorySampler(lambda: [process.pid for process in self.processes.values()])
+        self._while_starting = while_starting
+        self._memory = MemorySampler(memory_roots or self._guards)
 
     def __enter__(self) -> Self:
         try:
@@ -106,9 +111,15 @@ class AirflowServer(AirflowRest):
         """Return the end of every component's log, for a message about a failure."""
         return "\n".join(process.describe_log() for process in self.processes.values())
 
+    def _guards(self) -> list[int]:
+        return [process.pid for process in self.processes.values()]
+
     def _migrate(self, env: Mapping[str, str]) -> None:
         migration = self._launch("db-migrate", ["db", "migrate"], env)
-        status = migration.wait(self.start_timeout)
+        deadline = time.monotonic() + self.start_timeout
+        while (status := migration.exit_code) is None and time.monotonic() < deadline:
+            self._while_starting("database")
+            time.sleep(0.1)
         if status != 0:
             raise ProcessDiedError(f"airflow db migrate failed ({status}).\n{migration.describe_log()}")
 
@@ -128,8 +139,10 @@ class AirflowServer(AirflowRest):
         while True:
             self.check()
             health = self.health()
-            if all(health.get(name) == "healthy" for name in MUST_BE_HEALTHY):
+            waiting_for = [name for name in MUST_BE_HEALTHY if health.get(name) != "healthy"]
+            if not waiting_for:
                 return
+            self._while_starting(", ".join(waiting_for))
             if time.monotonic() > deadline:
                 raise ProcessDiedError(
                     f"Airflow was not healthy after {self.start_timeout:.0f} s: {health}\n{self.log_tails()}"

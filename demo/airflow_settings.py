@@ -55,6 +55,7 @@ def airflow_environment(
         "CORE__DAGS_FOLDER": dags_folder,
         "CORE__LOAD_EXAMPLES": False,
         "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__MP_START_METHOD": "fork",  # Python 3.14 would start each worker with an import of Airflow
         "CORE__PARALLELISM": 3,  # as many idle workers are forked at the start; the default is 32
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": True,
         "CORE__HOSTNAME_CALLABLE": "demo_hostname.loopback",

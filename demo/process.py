@@ -117,6 +117,4 @@ def wait_for_line(process: GuardedProcess, containing: str, timeout: float) -> s
                 return line
         process.check()
         time.sleep(0.05)
-    raise ProcessDiedError(
-        f"{process.name} printed no {containing!r} in {timeout:.0f} s.\n{process.describe_log()}"
-    )
+    raise ProcessDiedError(f"{process.name} printed no {containing!r} in {timeout:.0f} s.\n{process.describe_log()}")

@@ -9,7 +9,7 @@ import os
 from datetime import datetime, timedelta
 
 from airflow.providers.standard.sensors.time_delta import WaitSensor
-from airflow.sdk import DAG, chain
+from airflow.sdk import DAG, Param, chain
 
 from airflow_amplitude_experiment.operators import AmplitudeCreateFlagOperator, AmplitudeRampRolloutOperator
 
@@ -25,12 +25,14 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},
     tags=["amplitude", "rollout"],
+    params={"deployments": Param(type="array", minItems=1, title="Deployments", description="Ids, from Amplitude.")},
 ) as dag:
     flag = AmplitudeCreateFlagOperator(
         task_id="flag",
         key=FLAG,
         name="New checkout",
         variants=[{"key": "on"}],
+        deployments="{{ params.deployments | tojson }}",  # without one nobody is served
         bucketing_key="user_id",
         evaluation_mode="local",
         enabled=True,
