@@ -60,6 +60,6 @@ def draw(stages: Sequence[Stage], flag_key: str, path: Path) -> None:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color("#cfd5db")
         axes.tick_params(length=0)
-        axes.legend(frameon=False, loc="upper left", fontsize=8.5)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.92), fontsize=8.5)
         figure.savefig(path)
         plt.close(figure)

@@ -6,7 +6,7 @@ While it waits it holds no worker. Run it again at any time: what is done alread
 """
 
 import os
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from airflow.providers.standard.sensors.time_delta import WaitSensor
 from airflow.sdk import DAG, Param, chain
@@ -20,7 +20,6 @@ with DAG(
     dag_id="staged_rollout",
     description="0 % → 10 % → 50 % → 100 % of a flag in Amplitude",
     schedule=None,
-    start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},

@@ -5,7 +5,7 @@ a project id and, as an example, ``allow_keys = checkout-*, search-*``, ``max_st
 A ramp that the rules forbid fails at once and says which rule.
 """
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
@@ -15,7 +15,6 @@ with DAG(
     dag_id="ui_triggered_ramp",
     description="Set the rollout percentage of one flag, by hand, with a reason",
     schedule=None,
-    start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
