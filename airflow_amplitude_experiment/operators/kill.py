@@ -227,14 +227,13 @@ class _Kill:
         """
         lists = summary(self._targets)
         still_on = [target for target in self._targets if target.still_on]
-        problems = [f"The {kind}s could not be read: {error}" for kind, error in self._unlisted.items()]
+        by_hand = self._by_hand(None)
+        problems = [
+            f"The {kind}s could not be read: {error} By hand: {by_hand}." for kind, error in self._unlisted.items()
+        ]
         problems += [f"{target.why_on()}. By hand: {self._by_hand(target)}." for target in still_on]
         if missing := self._order.missing(self._targets):
-            problems.append(
-                f"Not found among the {' and '.join(f'{kind}s' for kind in self._order.kinds)}"
-                f"{f' of project {self._order.project_id}' if self._order.project_id else ''}: "
-                f"{', '.join(missing)} (archived ones, which reach nobody, were not looked at)."
-            )
+            problems.append(self._not_found(missing))
         if problems:
             errors = [*self._unlisted.values(), *(target.error for target in still_on if target.error)]
             text = "\n".join(["Not everything that was asked for is off.", *problems, in_words(lists)])
@@ -248,6 +247,14 @@ class _Kill:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "reason": self._order.reason,
         }
+
+    def _not_found(self, missing: list[str]) -> str:
+        where = " and ".join(f"{kind}s" for kind in self._order.kinds if kind not in self._unlisted)
+        if not where:
+            return f"Nothing could be looked at, so nothing is known of {', '.join(missing)}."
+        project = f" of project {self._order.project_id}" if self._order.project_id else ""
+        names = ", ".join(missing)
+        return f"Not found among the {where}{project}: {names}. Archived ones, which reach nobody, were not looked at."
 
     # --- the requests --------------------------------------------------------------------------------
 

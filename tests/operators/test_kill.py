@@ -189,6 +189,14 @@ def test_objects_are_switched_off_in_parallel(amplitude, monkeypatch):
     assert not meeting.broken
 
 
+def test_the_reason_stands_in_the_log_of_every_write(amplitude, caplog):
+    caplog.set_level(logging.INFO)
+    kill(keys=["shop-cart", "shop-search"], reason="checkout is broken")
+    lines = [line for line in caplog.messages if line.startswith("Sending flags.update")]
+    assert len(lines) == 2
+    assert all("reason: checkout is broken" in line for line in lines)
+
+
 def test_it_is_not_paced(amplitude, monkeypatch):
     connect(monkeypatch, amplitude, requests_per_second=0.01)
     kill(key_prefix="shop-")  # paced, seven requests would take ten minutes
@@ -382,6 +390,15 @@ def test_trying_ends_at_the_deadline_and_may_be_started_again(amplitude, clock):
     assert not isinstance(failed.value, AirflowFailException)
     assert sum(clock.pauses) == 600
     assert "switch Active off" in str(failed.value)
+
+
+def test_where_nothing_can_be_read_until_the_deadline_the_error_says_what_to_look_for(amplitude, clock):
+    amplitude.fault("status", status=500, times=None)
+    with pytest.raises(AirflowException) as failed:
+        kill(keys=["shop-cart"], rollback_deadline="1m")
+    assert not isinstance(failed.value, AirflowFailException)
+    assert "find flag or experiment shop-cart in project 100001, and switch Active off" in str(failed.value)
+    assert "nothing is known of shop-cart" in str(failed.value)
 
 
 def test_a_429_is_waited_for_until_after_midnight(amplitude, clock):
