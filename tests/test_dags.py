@@ -68,7 +68,7 @@ except ImportError:
     to_dict = SerializedDAG.to_dict
 texts = set()
 for number in range(5):
-    spec = importlib.util.spec_from_file_location(f"parsed_{number}", sys.argv[1])
+    spec = importlib.util.spec_from_file_location("parsed", sys.argv[1])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     texts.add(json.dumps(to_dict(module.dag), sort_keys=True, default=str))
