@@ -12,9 +12,9 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from airflow_amplitude_experiment.api import _retry
 from airflow_amplitude_experiment.operators import AmplitudeKillSwitchOperator, _way_down
-from airflow_amplitude_experiment.operators._kill_order import keys_in
+from airflow_amplitude_experiment.operators._kill_order import Target, keys_in
 from airflow_amplitude_experiment.operators._way_down import deadline, seconds_in
-from tests.builders import a_context
+from tests.builders import a_context, a_flag
 
 HOUR = timedelta(hours=1)
 
@@ -279,6 +279,10 @@ def test_more_objects_than_allowed_are_refused_before_any_write_and_listed(ampli
         assert key in str(refused.value)
 
 
+def test_as_many_objects_as_allowed_are_switched_off(amplitude):
+    assert len(kill(key_prefix="shop-", max_objects=4)["switched_off"]) == 3
+
+
 def test_more_keys_than_allowed_are_refused_before_any_write(amplitude):
     with pytest.raises(AirflowFailException, match="max_objects=1"):
         kill(keys=["shop-cart", "shop-price"], max_objects=1)
@@ -537,6 +541,24 @@ def test_stopping_the_task_ends_the_trying(amplitude, clock, monkeypatch):
 def test_the_deadline(started, limited, until):
     found = deadline(datetime.fromisoformat(started).replace(tzinfo=UTC), HOUR, limited=limited)
     assert found == datetime.fromisoformat(until).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "still_on"),
+    [
+        ({"enabled": True}, {"enabled": False}, False),
+        ({"enabled": True}, {"enabled": True}, True),
+        ({"enabled": None}, {"enabled": True}, True),
+        ({"enabled": None}, None, True),
+        ({"enabled": True}, None, True),
+        ({"enabled": True}, {"enabled": None}, True),
+        ({"enabled": True}, {"enabled": True, "deleted": True}, False),
+        ({"enabled": False}, None, False),
+    ],
+)
+def test_what_is_not_known_to_be_off_counts_as_on_and_what_is_archived_reaches_nobody(was, now, still_on):
+    target = Target("flag", a_flag(**was), now=now and a_flag(**now))
+    assert target.still_on is still_on
 
 
 @pytest.mark.parametrize(
