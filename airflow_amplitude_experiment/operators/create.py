@@ -169,7 +169,7 @@ class AmplitudeCreateFlagOperator(_CreateOperator):
     Amplitude's create does not take; both are read back. A create whose answer was lost is looked for before
     anything is sent again, so there is never a second flag. One that is there is compared with what this task
     describes: as its creation left it (disabled, 0 %, one version) it still gets the second call; otherwise
-    ``if_exists`` decides. A flag that this run created itself is always gone on with as it stands, so that the
+    ``if_exists`` decides. A flag that this run created itself, and that still is as described, may be live: the
     task can be cleared after the ramps have moved on. A run of the past is skipped.
 
     Where an argument is left out (``None``, or a template that renders to nothing) it is neither sent nor

@@ -132,6 +132,11 @@ def test_creating_costs_five_requests_and_sends_each_field_where_amplitude_takes
     assert own == [f"flag {KEY}: created (id {flag['id']}, enabled, 5 %)"]
 
 
+def test_white_space_around_a_key_from_a_form_is_no_part_of_it(amplitude):
+    assert create(key=f" {KEY}\n")["key"] == KEY
+    assert len(flags_of(amplitude)) == 1
+
+
 def test_without_anything_for_the_second_call_there_is_none(amplitude):
     record = create(name="New checkout")
     assert sent(amplitude) == ["GET", "POST", "GET"]

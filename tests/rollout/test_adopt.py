@@ -207,6 +207,11 @@ def test_the_order_of_conditions_and_of_their_values_does_not_matter(given, rand
     assert alike("conditions", given, shuffled)
 
 
+@pytest.mark.parametrize("old", ["hypothesis-testing", "no-harm", "a-b-test"])
+def test_what_an_older_experiment_is_called_is_an_a_b_test_today(old):
+    assert differences(wanted(experiment_type="a-b-test"), found(experimentType=old)) == []
+
+
 def test_the_second_call_sends_only_what_differs_or_is_not_shown():
     later = {"enabled": False, "rollout_percentage": 5, "tags": ["shop"], "exposure_event": {"event_type": "x"}}
     assert names(second_call(wanted(later), found())) == ["rollout_percentage", "exposure_event"]
@@ -443,6 +448,16 @@ def test_two_segments_of_one_name_cannot_be_told_apart():
     twice = [segment(), segment()]
     with pytest.raises(RolloutRefused, match="two segments have the same name"):
         plan(found(targetSegments=twice), target_segments=[*twice, segment(name="New")])
+
+
+def test_a_weight_needs_its_variant():
+    with pytest.raises(RolloutRefused, match="names a variant that is neither there nor described"):
+        plan(found(), rollout_weights={"control": 1, "treatment": 1, "third": 1})
+
+
+def test_a_described_field_that_is_not_shown_can_not_be_updated():
+    with pytest.raises(RolloutRefused, match="what isn't shown can't be compared"):
+        plan(a_flag(enabled=False), name="New checkout")
 
 
 def test_what_is_not_shown_is_left_alone_and_said():
