@@ -11,7 +11,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -67,7 +66,6 @@ def seconds_in(given: Any) -> float:
     return seconds
 
 
-@dataclass(eq=False)
 class Job:
     """One request that has to succeed.
 
@@ -78,14 +76,17 @@ class Job:
     :param writes: whether it changes something, so that the log says when it is done.
     """
 
-    send: Callable[[], Any]
-    what: str
-    by_hand: str
-    about: Any = None
-    writes: bool = False
-    answer: Any = None
-    error: BaseException | None = None
-    told_at: datetime | None = field(default=None, repr=False)
+    def __init__(
+        self, send: Callable[[], Any], what: str, by_hand: str, about: Any = None, *, writes: bool = False
+    ) -> None:
+        self.send = send
+        self.what = what
+        self.by_hand = by_hand
+        self.about = about
+        self.writes = writes
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.told_at: datetime | None = None
 
 
 class WayDown:

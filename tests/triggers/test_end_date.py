@@ -119,6 +119,13 @@ def test_it_looks_at_every_recheck_and_once_more_at_the_end_one_request_each(amp
     assert clock.sleeps == [1800] * 4
 
 
+def test_a_look_costs_one_request_where_no_project_is_named_either(amplitude, monkeypatch):
+    value = amplitude.airflow_connection(project_id=None)
+    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", value)
+    fired(a_trigger(next_look=(NOW + 24 * HOUR).isoformat()))
+    assert sent(amplitude) == ["experiments/21001"]
+
+
 def test_it_does_not_sleep_past_the_end(amplitude, clock):
     fired(a_trigger(recheck=86400, next_look=(NOW + 24 * HOUR).isoformat()))
     assert clock.sleeps == [7200]
