@@ -7,7 +7,6 @@ Amplitude instead. Nothing here knows what is being switched off.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -51,19 +50,6 @@ def deadline(started: datetime, patience: timedelta, *, limited: bool) -> dateti
     """Return when to stop trying. The day's quota is new at 00:00 UTC, so a 429 is worth waiting for that."""
     midnight = datetime.combine(started.astimezone(UTC).date() + timedelta(days=1), time.min, UTC)
     return max(started + patience, midnight + AFTER_MIDNIGHT) if limited else started + patience
-
-
-def seconds_in(given: Any) -> float:
-    """Return a duration like ``"30m"`` or ``"1h"``, or a number of seconds, as seconds.
-
-    :raises ValueError: it is none, or not more than 0.
-    """
-    units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-    parts = re.fullmatch(r"(\d{1,9}(?:\.\d+)?) ?([smhd]?)", str(given).strip())
-    seconds = float(parts[1]) * units[parts[2]] if parts and not isinstance(given, bool) else 0.0
-    if seconds <= 0:
-        raise ValueError(f"rollback_deadline is {given!r}, but must be like '30m' or '1h', or a number of seconds")
-    return seconds
 
 
 class Job:

@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._base import AmplitudeOperator, project_named
-from ._way_down import seconds_in
 
 if TYPE_CHECKING:
     import threading
@@ -147,6 +146,19 @@ def keys_in(given: Any) -> tuple[str, ...]:
     if not keys or any(key in ("", "None") for key in keys):
         raise ValueError(f"keys is {given!r}; every key must be named. Was one left out of the form or the conf?")
     return keys
+
+
+def seconds_in(given: Any) -> float:
+    """Return a duration like ``"30m"`` or ``"1h"``, or a number of seconds, as seconds.
+
+    :raises ValueError: it is none, or not more than 0.
+    """
+    units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+    parts = re.fullmatch(r"(\d{1,9}(?:\.\d+)?) ?([smhd]?)", str(given).strip())
+    seconds = float(parts[1]) * units[parts[2]] if parts and not isinstance(given, bool) else 0.0
+    if seconds <= 0:
+        raise ValueError(f"rollback_deadline is {given!r}, but must be like '30m' or '1h', or a number of seconds")
+    return seconds
 
 
 def prefix_in(given: Any) -> str:

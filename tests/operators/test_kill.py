@@ -13,8 +13,8 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow_amplitude_experiment.api import _retry
 from airflow_amplitude_experiment.operators import AmplitudeKillSwitchOperator, _way_down
 from airflow_amplitude_experiment.operators._kill import Target
-from airflow_amplitude_experiment.operators._way_down import deadline, seconds_in
-from airflow_amplitude_experiment.operators.kill import keys_in
+from airflow_amplitude_experiment.operators._way_down import deadline
+from airflow_amplitude_experiment.operators.kill import keys_in, seconds_in
 from tests.builders import a_context, a_flag
 
 HOUR = timedelta(hours=1)

@@ -20,10 +20,11 @@ from airflow_amplitude_experiment.api import (
     RolloutRefused,
     _retry,
 )
+from airflow_amplitude_experiment.api.models import Page
 from airflow_amplitude_experiment.triggers import AmplitudeEndDateTrigger
 from airflow_amplitude_experiment.triggers import end_date as module
 from airflow_amplitude_experiment.triggers._events import error_event, validated
-from airflow_amplitude_experiment.triggers.end_date import after_failure, end_of, ended, next_look
+from airflow_amplitude_experiment.triggers.end_date import after_failure, end_of, ended, find, next_look
 from tests.builders import an_experiment
 
 try:
@@ -285,6 +286,21 @@ def test_with_one_name_it_finds_the_experiment_first_and_then_reads_it_by_id(amp
     assert [line for line in caplog.messages if line.startswith("Experiment")] == [
         f"Experiment {KEY} (21001) ends at 2026-11-20 14:00Z; looking again every 30 min"
     ]
+
+
+@pytest.mark.parametrize(
+    ("listed", "asks"), [({}, True), ({"endDate": None}, False), ({"endDate": "2026-11-20"}, False)]
+)
+def test_a_list_that_does_not_show_the_end_date_is_not_taken_for_none(listed, asks):
+    client = SimpleNamespace(rules=SimpleNamespace(project_id="100001"))
+    reading = find(client, experiment_id=None, experiment_key=KEY, project_id=None)
+    assert next(reading).endpoint == "experiments.list"
+    page = Page([an_experiment(**listed)])
+    if asks:
+        assert reading.send(page).endpoint == "experiments.get"
+    else:
+        with pytest.raises(StopIteration):
+            reading.send(page)
 
 
 def test_then_it_refuses_another_project_as_the_sensor_would(amplitude):
