@@ -242,6 +242,34 @@ def test_no_connection_stays_in_use_whatever_was_answered(said):
         assert in_use(client) == []
 
 
+LONG = answer(b"x" * 60_000, status="400 Bad", length=1_000_000)
+
+
+def test_an_error_page_without_an_end_gives_its_connection_back_at_once():
+    def go_on(connection: socket.socket) -> None:
+        connection.sendall(LONG)
+        server.release.wait(5)
+
+    with Server(go_on) as server, a_client(server) as client:
+        with pytest.raises(AmplitudeError) as caught:
+            client.send(flags.get(1))
+        assert in_use(client) == []
+        assert caught.value.status == 400
+
+
+async def test_an_error_page_without_an_end_gives_its_connection_back_at_once_in_async_code():
+    def go_on(connection: socket.socket) -> None:
+        connection.sendall(LONG)
+        server.release.wait(5)
+
+    with Server(go_on) as server:
+        async with an_async_client(server) as client:
+            with pytest.raises(AmplitudeError) as caught:
+                await client.send(flags.get(1))
+            assert in_use(client) == []
+            assert caught.value.status == 400
+
+
 async def _until(true: Callable[[], object]) -> None:
     end = time.monotonic() + 5
     while not true():
