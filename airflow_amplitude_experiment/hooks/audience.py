@@ -119,18 +119,17 @@ def audiences(function: str, arguments: Mapping[str, Any], found: Any) -> tuple[
 def _updated(arguments: Mapping[str, Any], found: Any, stands: Audience) -> tuple[Audience, Audience]:
     if arguments.get("decision") == "rollout":  # what it sets beside the label, Amplitude does not say
         arguments = {"rollout_percentage": 100, **arguments}
-    *segments, rest = stands
+    segments, rest = stands[:-1], stands[-1]
     if "target_segments" in arguments:
         segments = _written_segments(arguments)
-    rest = replace(rest, percentage=arguments.get("rollout_percentage", rest.percentage))
-    after = (*segments, rest)
+    if "rollout_percentage" in arguments:
+        rest = replace(rest, percentage=arguments["rollout_percentage"])
     enabled = arguments.get("enabled", bool(found.enabled))
     archived = arguments.get("archive", bool(found.deleted))
-    if archived or not enabled:
-        counts = {"target_segments": segments, "rollout_percentage": [rest]}
-        set_now = [scope for name, scopes in counts.items() if name in arguments for scope in scopes]
-        after = tuple(scope if scope in set_now else replace(scope, percentage=0) for scope in after)
-    return stands if serves(found) else scaled(stands, 0), after
+    if archived or not enabled:  # nobody gets anything, so only what is set just now counts
+        segments = segments if "target_segments" in arguments else scaled(segments, 0)
+        rest = rest if "rollout_percentage" in arguments else replace(rest, percentage=0)
+    return stands if serves(found) else scaled(stands, 0), (*segments, rest)
 
 
 def _weights(function: str, arguments: Mapping[str, Any], scope: Scope) -> Mapping[str, float]:
@@ -169,8 +168,8 @@ def _shown(percentage: float | None, found: Any) -> float:
     return percentage
 
 
-def _written_segments(arguments: Mapping[str, Any]) -> list[Scope]:
-    return [
+def _written_segments(arguments: Mapping[str, Any]) -> Audience:
+    return tuple(
         Scope(_named(each["name"]), each["conditions"], each["percentage"], each["rolloutWeights"])
         for each in arguments.get("target_segments", ())
-    ]
+    )

@@ -12,8 +12,9 @@ from typing import Any
 
 from airflow_amplitude_experiment.api import experiments, flags, holdouts
 
-from .audience import Audience, Rise, audiences, created, rises, scaled, serves, standing
-from .projects import Reading, listed
+from .audience import Rise, audiences, created, rises, scaled, serves, standing
+from .projects import CALLS, Reading, listed
+from .write import Write
 
 VARIANT_CALLS = frozenset({"create_variant", "update_variant", "delete_variant", "set_rollout_weights"})
 OUTSIDE = 100.0
@@ -51,7 +52,7 @@ class Move:
 def own_rises(function: str, arguments: Mapping[str, Any], found: Any) -> Iterator[Rise]:
     """Yield what goes up by a call on one flag or experiment; ``found`` is ``None`` where it creates one."""
     if found is None:
-        after: Audience = created(arguments)
+        after = created(arguments)
         return rises(scaled(after, 0), after)
     return rises(*audiences(function, arguments, found))
 
@@ -61,26 +62,27 @@ def rises_above_standing(function: str, arguments: Mapping[str, Any], found: Any
     return rises(standing(found), audiences(function, arguments, found)[1])
 
 
-def completed(function: str, kind: Any, found: Any) -> Reading[Any]:
+def completed(write: Write, found: Any) -> Reading[Any]:
     """Return the object with all that its limits need, read again where a list shows less."""
+    calls = CALLS[write.kind]
     if any(each is None for each in (found.enabled, found.rollout_percentage, found.target_segments)):
-        details = yield kind.get(found.id)
+        details = yield calls.get(found.id)
         found = type(found).model_validate({**found.as_json(), **details.as_json()})
-    if function in VARIANT_CALLS and not found.rollout_weights:
-        variants = yield kind.variants(found.id)
+    if write.function in VARIANT_CALLS and not found.rollout_weights:
+        variants = yield calls.variants(found.id)
         weights = {each.key: each.rollout_weight or 0 for each in variants}
         found = type(found).model_validate({**found.as_json(), "rolloutWeights": weights})
     return found
 
 
-def moves(kind: str, function: str, arguments: Mapping[str, Any], found: Any) -> Reading[list[Move]]:
+def moves(write: Write, found: Any) -> Reading[list[Move]]:
     """Return the objects behind a group or a deployment whose traffic a call on it moves."""
-    if kind == "deployments":
-        return (yield from _behind_deployment(arguments, found))
-    slots = _slots(kind, found)
+    if write.kind == "deployments":
+        return (yield from _behind_deployment(write.arguments, found))
+    slots = _slots(write.kind, found)
     archived = bool(found is not None and found.deleted)
     before = {} if archived else _shares(slots)
-    after = {} if arguments.get("archive", archived) else _shares(_slots_after(function, arguments, slots))
+    after = {} if write.arguments.get("archive", archived) else _shares(_slots_after(write, slots))
     moved: list[Move] = []
     for member in sorted(before.keys() | after.keys()):
         if before.get(member) != after.get(member):
@@ -112,14 +114,15 @@ def _slots(kind: str, group: Any) -> list[Slot]:
     ]
 
 
-def _slots_after(function: str, arguments: Mapping[str, Any], slots: list[Slot]) -> list[Slot]:
+def _slots_after(write: Write, slots: list[Slot]) -> list[Slot]:
     """Return a group as it is after a call."""
-    if function == "create" and "slots" in arguments:
+    arguments = write.arguments
+    if "slots" in arguments:
         given = arguments["slots"]
         return [Slot(each["percentage"], _named(each.get("experiments"), each.get("holdouts"))) for each in given]
-    if function == "create":
+    if write.creates:
         return [Slot(100 - arguments["holdout_percentage"], _named(arguments.get("experiments")))]
-    if function == "update_slot":
+    if "slot_index" in arguments:
         return [_with_members(each, arguments) if each.index == arguments["slot_index"] else each for each in slots]
     return [_with_members(each, arguments) for each in slots]
 

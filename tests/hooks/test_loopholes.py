@@ -284,6 +284,14 @@ def test_a_group_can_not_be_used_to_move_another_teams_experiment(
     assert writes() == []
 
 
+def test_a_group_can_not_be_brought_back_around_another_teams_experiment(connect: Any, emulator: Any) -> None:
+    """As the app can archive it; that it restores one as well is the API's documented field."""
+    other = emulator.add_experiment("billing-test")["id"]
+    group = emulator.add_mutex("checkout-m", name="m", slots=slots(other), deleted=True)
+    refused(connect(allow_keys="checkout-*"), mutexes.update(group["id"], archive=False), "allow_keys")
+    refused(connect(allow_keys="checkout-*"), mutexes.update(group["id"], archive="false"), "allow_keys")
+
+
 def test_a_group_may_be_changed_where_only_allowed_members_move(connect: Any, shop: Any, writes: Any) -> None:
     hook = connect(allow_keys="checkout-*")
     hook.send(mutexes.update_slot(shop.mutex, 1, experiments=[]))
