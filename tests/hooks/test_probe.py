@@ -68,6 +68,16 @@ def test_a_project_that_only_shows_in_its_flags_is_found(test_of: Any, emulator:
     assert "sees no project with a deployment, and not project 200002" in text
 
 
+@pytest.mark.parametrize("status", [401, 429, 503])
+@pytest.mark.usefixtures("at_once")
+def test_a_failure_while_looking_for_the_project_is_no_verdict_on_it(status: int, test_of: Any, emulator: Any) -> None:
+    emulator.fault("status", status=status, path="*/flags", times=None)
+    good, text = test_of(project_id="999")
+    assert not good
+    assert f"answered {status}" in text
+    assert "not project" not in text
+
+
 def test_a_wrong_key_is_told_with_a_hint_at_the_region(test_of: Any, emulator: Any) -> None:
     good, text = test_of("a-key-that-nobody-ever-made")
     assert not good
