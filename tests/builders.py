@@ -65,9 +65,13 @@ class FakeTaskInstance:
     def __init__(self, try_number: int = 1) -> None:
         self.try_number = try_number
         self.xcoms: dict[str, Any] = {}
+        self.of_others: dict[str, Any] = {}
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
+
+    def xcom_pull(self, task_ids: list[str]) -> list[Any]:
+        return [self.of_others.get(task_id) for task_id in task_ids]
 
 
 def a_context(*, try_number: int = 1, run_type: str | None = "manual", clear_number: int = 0) -> Any:

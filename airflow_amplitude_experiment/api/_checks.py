@@ -11,9 +11,8 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +43,7 @@ class WrongValue(ValueError):
     """A value that a field can't hold; the text says what is allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """Turns a given value into the one to send. ``expected`` completes "must be …"."""
 
     expected: str

@@ -151,6 +151,7 @@ class FlagConfig(Model):
     project_id: Id | None = None
     enabled: bool | None = None
     rollout_percentage: Number | None = None
+    target_segments: list[TargetSegment] | None = None
 
 
 class Version(Model):

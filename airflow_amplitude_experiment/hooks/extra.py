@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from airflow_amplitude_experiment.api._checks import boolean, one_of, percent
+from airflow_amplitude_experiment.api._checks import Check, boolean, one_of, percent
 
 
 def parsed(extra: str | None) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _list_in(name: str, value: str) -> Any:
     return value.replace("\n", ",").split(",")
 
 
-def _checked(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+def _checked(check: Check) -> Callable[[str, Any], Any]:
     return lambda name, value: check(f"extra field {name}", value.strip() if isinstance(value, str) else value)
 
 

@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, BaseOperatorLink
 
+from airflow_amplitude_experiment.api.errors import (
+    AmplitudeAuthError,
+    AmplitudeInvalidRequest,
+    AmplitudeNotConfirmed,
+    AmplitudeNotEditable,
+    AmplitudeNotFound,
+    AmplitudePermissionError,
+    RolloutRefused,
+)
 from airflow_amplitude_experiment.ui.links import URL_KEY, OpenInAmplitudeLink
 
 if TYPE_CHECKING:
@@ -79,9 +88,9 @@ class TargetMixin:
 
         :raises ValueError: not exactly one name.
         """
-        given = [name for name in NAMES if names.get(name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"Give exactly one of {', '.join(NAMES)}; given: {', '.join(given) or 'none'}")
+        named = [name for name in NAMES if names.get(name) is not None]
+        if len(named) != 1:
+            raise ValueError(f"Give exactly one of {', '.join(NAMES)}; given: {', '.join(named) or 'none'}")
         for name in (*NAMES, "project_id"):
             setattr(self, name, names.get(name))
 
@@ -120,17 +129,17 @@ class TargetMixin:
 
     def _name(self) -> str:
         value = next(getattr(self, name) for name in NAMES if getattr(self, name) is not None)
-        if not str(value).strip() or str(value) == "None":
+        if given(value) is None or not str(value).strip():
             raise ValueError(f"The {self.kind} is named by an empty text; was it left out of the form or the conf?")
         return str(value).strip()
 
 
-def project_named(given: str | int | None, of_connection: str | None) -> str | None:
+def project_named(named: str | int | None, of_connection: str | None) -> str | None:
     """Return the one project that is named.
 
     :raises ValueError: the task and the connection name different ones.
     """
-    wanted = str(given).strip() if given not in (None, "") else None
+    wanted = str(named).strip() if given(named) is not None else None
     if wanted and of_connection and wanted != of_connection:
         raise ValueError(f"project_id={wanted} is given, but the connection names project {of_connection}")
     return wanted or of_connection
@@ -147,30 +156,29 @@ def is_known(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
 
 
+def given(value: Any) -> Any:
+    """Return a rendered argument; ``None`` where it was left out, which a form or a conf renders as a text."""
+    return None if isinstance(value, str) and value.strip() in ("", "None") else value
+
+
+CANNOT_HEAL = (
+    AmplitudeAuthError,
+    AmplitudeInvalidRequest,
+    AmplitudeNotConfirmed,
+    AmplitudeNotEditable,
+    AmplitudeNotFound,
+    AmplitudePermissionError,
+    RolloutRefused,
+    ValueError,
+    TypeError,
+)
+"""Errors that another try meets again."""
+
+
 @contextmanager
 def ending_what_cannot_heal() -> Iterator[None]:
     """Let a task fail without another try where another try can't help."""
-    from airflow_amplitude_experiment.api import (
-        AmplitudeAuthError,
-        AmplitudeInvalidRequest,
-        AmplitudeNotConfirmed,
-        AmplitudeNotEditable,
-        AmplitudeNotFound,
-        AmplitudePermissionError,
-        RolloutRefused,
-    )
-
     try:
         yield
-    except (
-        AmplitudeAuthError,
-        AmplitudeInvalidRequest,
-        AmplitudeNotConfirmed,
-        AmplitudeNotEditable,
-        AmplitudeNotFound,
-        AmplitudePermissionError,
-        RolloutRefused,
-        ValueError,
-        TypeError,
-    ) as error:
+    except CANNOT_HEAL as error:
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error

@@ -68,6 +68,7 @@ class Creation:
         self.project = project
         self.reason = reason
         self.log = log
+        self.may_be_mine = False
         self.calls = calls_of(wanted.kind)
 
     # --- finding and creating ---------------------------------------------------------------------------------
@@ -127,6 +128,7 @@ class Creation:
         except AmplitudeReadOnly:
             return None, None, False
         except AmplitudeError as error:
+            self.may_be_mine = error.maybe_applied
             found = self._what_is_there_after(error)
             if found is None:
                 raise

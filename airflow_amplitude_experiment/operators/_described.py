@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_amplitude_experiment.api import _checks as check
 
-from ._base import is_known
+from ._base import given, is_known
 
 if TYPE_CHECKING:
     from airflow_amplitude_experiment.rollout.description import Wanted
@@ -56,11 +56,6 @@ EXPERIMENTS_ONLY = (
     "exposure_event",
 )
 FLAG_ARGUMENTS = tuple(argument for argument in ARGUMENTS.values() if argument not in EXPERIMENTS_ONLY)
-
-
-def given(value: Any) -> Any:
-    """Return a rendered argument; ``None`` where it was left out, which a form or a conf renders as a text."""
-    return None if isinstance(value, str) and value.strip() in ("", "None") else value
 
 
 def check_what_is_known(values: Mapping[str, Any]) -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_amplitude_experiment.api._call import Call, find_endpoint
-
 from ._base import AmplitudeOperator, is_known
-from ._past import skip_in_the_past
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_amplitude_experiment.api import Call
+
 SHOWN_OF_A_KEY = 10
 """How much of a deployment's key goes into the XCom: its prefix, and enough to recognise it."""
 
+RAMP_OR_KILL = "AmplitudeRampRolloutOperator for the percentage, AmplitudeKillSwitchOperator to switch off"
 INSTEAD = {
-    "update": "AmplitudeRampRolloutOperator for the percentage, AmplitudeKillSwitchOperator to switch off",
-    "activate": "AmplitudeRampRolloutOperator(enable=True)",
-    "deactivate": "AmplitudeKillSwitchOperator",
+    "flags.update": RAMP_OR_KILL,
+    "experiments.update": RAMP_OR_KILL,
+    "experiments.activate": "AmplitudeRampRolloutOperator(enable=True)",
+    "experiments.deactivate": "AmplitudeKillSwitchOperator",
 }
 
 
@@ -61,6 +62,8 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
         unguarded: str | None = None,
         **kwargs: Any,
     ) -> None:
+        from airflow_amplitude_experiment.api._call import Call, find_endpoint
+
         super().__init__(**kwargs)
         if (call is None) == (endpoint is None) or (call is not None and arguments is not None):
             raise ValueError("Give either call=… or endpoint=… with arguments=…")
@@ -69,7 +72,7 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
         self.unguarded = unguarded
         described = find_endpoint(self.endpoint)
         if described.reach == "people" and not (unguarded or "").strip():
-            other = INSTEAD.get(self.endpoint.split(".")[1])
+            other = INSTEAD.get(self.endpoint)
             raise ValueError(
                 f"{self.endpoint} can change what people get. Say why it is sent without the guards of a dedicated "
                 f"operator: unguarded=…{f'; or use {other}' if other else ''}."
@@ -81,8 +84,16 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
 
     def act(self, context: Context) -> Any:
         """Build the call from the rendered arguments, and send it."""
-        from airflow_amplitude_experiment.api import AmplitudeReadOnly
+        from airflow_amplitude_experiment.api import AmplitudeReadOnly, Call
+        from airflow_amplitude_experiment.api._call import find_endpoint
 
+        from ._past import skip_in_the_past
+
+        if not isinstance(self.arguments, Mapping):
+            raise ValueError(
+                f"arguments rendered to a {type(self.arguments).__name__}, but must be a mapping of argument names to "
+                "values; give the mapping itself, with templates inside it"
+            )
         call: Call[Any] = Call(self.endpoint, dict(self.arguments))
         described = find_endpoint(self.endpoint)
         described.checked(call.arguments)
@@ -90,20 +101,20 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
             skip_in_the_past(context, self.log)
         with self.hook.get_conn() as client:
             if described.answer == "page":
-                return [plain(each) for each in client.iterate(call)]
+                return self._plain(list(client.iterate(call)))
             try:
-                return plain(client.send(call, reason=self.reason or self.unguarded))
+                return self._plain(client.send(call, reason=self.reason or self.unguarded))
             except AmplitudeReadOnly:
                 return {"endpoint": self.endpoint, "written": False}
 
-
-def plain(answer: Any) -> Any:
-    """Return an answer as plain JSON, with deployment keys cut: an XCom can be read by many (law 8)."""
-    if isinstance(answer, list):
-        return [plain(each) for each in answer]
-    if not hasattr(answer, "as_json"):
-        return answer
-    fields = answer.as_json()
-    if type(answer).__name__ == "Deployment" and fields.get("key"):
-        fields["key"] = f"{fields['key'][:SHOWN_OF_A_KEY]}…"
-    return fields
+    def _plain(self, answer: Any) -> Any:
+        """Return an answer as plain JSON, with deployment keys cut: an XCom can be read by many (law 8)."""
+        if isinstance(answer, list):
+            return [self._plain(each) for each in answer]
+        if not hasattr(answer, "as_json"):
+            return answer
+        fields = answer.as_json()
+        if "deployments" in self.endpoint and fields.get("key"):
+            secret = str(fields["key"])
+            fields["key"] = f"{secret[: min(SHOWN_OF_A_KEY, len(secret) // 2)]}…"
+        return fields

@@ -8,7 +8,7 @@ but only as long as nobody touched it since.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
@@ -16,9 +16,8 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink
 from airflow_amplitude_experiment.api._checks import boolean, one_of
 from airflow_amplitude_experiment.ui.links import URL_KEY, OpenInAmplitudeLink
 
-from ._base import AmplitudeOperator, is_known, project_named
-from ._described import ARGUMENTS, EXPERIMENTS_ONLY, FLAG_ARGUMENTS, check_what_is_known, described, given
-from ._past import skip_in_the_past
+from ._base import AmplitudeOperator, given, is_known, project_named
+from ._described import ARGUMENTS, EXPERIMENTS_ONLY, FLAG_ARGUMENTS, check_what_is_known, described
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -101,13 +100,14 @@ class _CreateOperator(AmplitudeOperator):
     def act(self, context: Context) -> dict[str, Any]:
         """Look by key, then create, finish, adopt or update."""
         from ._creation import Creation, Outcome
+        from ._past import skip_in_the_past
 
         skip_in_the_past(context, self.log)
         IF_EXISTS("if_exists", self.if_exists)
         adopt_live = boolean("adopt_live", given(self.adopt_live) or False)
         wanted, arguments = described(self.kind, self.key, self._values())
         with self.hook.get_conn() as client:
-            project = project_named(given(self.project_id), client.rules.project_id)
+            project = project_named(self.project_id, client.rules.project_id)
             task = Creation(client, wanted, project=project, reason=self.reason, log=self.log)
             url, mine = None, False
             if (found := task.find()) is None:
@@ -122,7 +122,7 @@ class _CreateOperator(AmplitudeOperator):
                 found,
                 if_exists=self.if_exists,  # type: ignore[arg-type]  # checked after rendering
                 adopt_live=adopt_live,
-                run_after=getattr(context.get("dag_run"), "run_after", None),
+                run_after=_began(context, again=task.may_be_mine),
             )
             return self._report(wanted, outcome, project, url)
 
@@ -160,6 +160,13 @@ class _CreateOperator(AmplitudeOperator):
             "written": outcome.written,
             "reason": self.reason,
         }
+
+
+def _began(context: Context, *, again: bool) -> datetime | None:
+    """Return since when an object may be this run's own work; ``None`` where this run can't have made one yet."""
+    run = context.get("dag_run")
+    again = again or context["ti"].try_number > 1 or bool(getattr(run, "clear_number", 0))
+    return getattr(run, "run_after", None) if again else None
 
 
 class AmplitudeCreateFlagOperator(_CreateOperator):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from airflow_amplitude_experiment.api._checks import one_of, percent
+from airflow_amplitude_experiment.api._checks import boolean, one_of, percent
+from airflow_amplitude_experiment.api.errors import RolloutRefused
 
-from ._base import AmplitudeOperator, TargetMixin, is_known
-from ._past import skip_in_the_past
+from ._base import AmplitudeOperator, TargetMixin, given, is_known
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -27,14 +27,15 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
     """Move the rollout percentage of one flag or experiment, and nothing else.
 
     Reads the object, decides, writes once, and reads back. An object that already stands at the percentage costs
-    one read. Going up keeps everyone in who is in. A run of the past is skipped; a run that is started again does
-    not raise what somebody lowered or disabled meanwhile.
+    one read. Going up keeps everyone in who is in. A run of the past is skipped. What somebody lowered or disabled
+    since the run began is not raised or enabled again by a retry, a cleared task, a later ramp of the same run or a
+    run that nobody started by hand; where that is in question the versions are read first, one request more.
 
     :param percentage: wanted percentage of users who match no target segment, whole, 0 to 100.
     :param from_percentage: the only percentage to start from; ``None`` for anything lower.
     :param segment: name of a target segment whose percentage is moved instead.
     :param allow_decrease: permit going down, which takes the variant away from users who have it.
-    :param enable: switch a disabled object on in the same write.
+    :param enable: switch a disabled object on in the same write, if it is the first one of the rollout.
     :param on_drift: what to do where the object stands above ``percentage``: ``fail``, ``continue`` (write
         nothing) or ``overwrite`` (write the percentage). Disabled, archived or lower than expected always fails.
     :param experiment_key, experiment_id, flag_key, flag_id: the object; exactly one.
@@ -43,7 +44,8 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
     :param amplitude_conn_id: id of the Airflow connection.
     :raises AirflowFailException: refused, or an error that another try can't heal.
     :return: a record: ``kind``, ``key``, ``id``, ``project_id``, ``segment``, ``before``, ``after``, ``enabled``,
-        ``written``, ``at`` (UTC), ``reason``.
+        ``switched_on``, ``written``, ``at`` (UTC), ``reason``. With a read-only connection ``after`` is what would
+        have been written.
 
     Source: Management API, "Edit experiment" and "Edit flag" (``rolloutPercentage``, ``targetSegments``).
     """
@@ -54,6 +56,8 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         "percentage",
         "from_percentage",
         "segment",
+        "allow_decrease",
+        "enable",
         "on_drift",
     )
 
@@ -65,8 +69,8 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         percentage: int | str,
         from_percentage: int | str | None = None,
         segment: str | None = None,
-        allow_decrease: bool = False,
-        enable: bool = False,
+        allow_decrease: bool | str = False,
+        enable: bool | str = False,
         on_drift: Literal["fail", "continue", "overwrite"] | str = "fail",
         experiment_key: str | None = None,
         experiment_id: str | int | None = None,
@@ -93,6 +97,8 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
 
     def act(self, context: Context) -> dict[str, Any]:
         """Read, decide, write, read back."""
+        from ._past import skip_in_the_past
+
         skip_in_the_past(context, self.log)
         percentage, expected = self._rendered()
         with self.hook.get_conn() as client:
@@ -106,11 +112,11 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         for attempt in range(1, ATTEMPTS + 1):
             found = client.read(self.reading(client))
             self.leave_link(context, client, found)
-            decision = self._decide(found, to, expected)
+            decision = self._decide(client, found, to, expected)
             if not decision.changes:
                 return self._report(found, decision, written=False)
             if decision.raises:
-                self._refuse_what_was_stopped(context, client, found, again=attempt > 1)
+                self._refuse_what_was_stopped(context, client, found, decision, again=attempt > 1)
             try:
                 client.send(calls.update(found.id, **decision.patch), reason=self.reason, found=found)
             except AmplitudeReadOnly:
@@ -125,18 +131,21 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             return self._report(found, decision, written=True)
         raise AssertionError  # the last attempt returns or raises
 
-    def _decide(self, found: Any, to: int, expected: int | None) -> RampDecision:
+    def _decide(self, client: GuardedClient, found: Any, to: int, expected: int | None) -> RampDecision:
         from airflow_amplitude_experiment.rollout.ramp import ramp
 
-        decision = ramp(
-            found,
-            to,
-            expected=expected,
-            segment=self.segment or None,
-            allow_decrease=self.allow_decrease,
-            enable=self.enable,
-            on_drift=self.on_drift,  # type: ignore[arg-type]  # checked after rendering
-        )
+        try:
+            decision = ramp(
+                found,
+                to,
+                expected=expected,
+                segment=given(self.segment),
+                allow_decrease=boolean("allow_decrease", self.allow_decrease),
+                enable=boolean("enable", self.enable),
+                on_drift=self.on_drift,  # type: ignore[arg-type]  # checked after rendering
+            )
+        except RolloutRefused as refusal:
+            raise RolloutRefused(f"{refusal}{self._last_change(client, found)}") from None
         if decision.after < decision.before and getattr(found, "sticky_bucketing", False):
             self.log.warning(
                 "%s has sticky bucketing: users who have a variant keep it below %s %%. "
@@ -146,51 +155,81 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             )
         return decision
 
-    def _refuse_what_was_stopped(self, context: Context, client: GuardedClient, found: Any, *, again: bool) -> None:
-        """Refuse to raise what a person or a guard took down since this run began (law 9)."""
-        from airflow_amplitude_experiment.api import RolloutRefused
+    def _last_change(self, client: GuardedClient, found: Any) -> str:
+        """Say what was changed last, by whom and when: it is what a person asks first after a refusal."""
+        from airflow_amplitude_experiment.api import AmplitudeError
+        from airflow_amplitude_experiment.hooks.lookup import calls_of
+        from airflow_amplitude_experiment.rollout.history import last_change
+
+        try:
+            return last_change(client.send(calls_of(self.kind).versions(found.id)))
+        except AmplitudeError as error:
+            self.log.warning("The refusal can't name the last change: %s", error)
+            return ""
+
+    def _refuse_what_was_stopped(
+        self, context: Context, client: GuardedClient, found: Any, decision: RampDecision, *, again: bool
+    ) -> None:
+        """Refuse to raise what a person or a guard took down (law 9), wherever that may have happened."""
         from airflow_amplitude_experiment.hooks.lookup import calls_of
         from airflow_amplitude_experiment.rollout.history import stopped_since
 
         run = context.get("dag_run")
         if run is None:
             return
-        is_first = not self._upstream(AmplitudeRampRolloutOperator)
-        first_of_schedule = is_first and str(getattr(run.run_type, "value", run.run_type)) == "scheduled"
-        started_again = context["ti"].try_number > 1 or bool(getattr(run, "clear_number", 0))
-        if not (again or first_of_schedule or started_again):
+        by_hand = str(getattr(run.run_type, "value", run.run_type)) == "manual"
+        cleared = bool(getattr(run, "clear_number", 0))
+        own = self._own_writes(context, found)
+        ramped = any("after" in record for record in own)
+        again = again or cleared or context["ti"].try_number > 1
+        unproven = not (by_hand or ramped) or (ramped and given(self.from_percentage) is None)
+        if not (again or decision.enables or unproven):
             return
-        versions = client.send(calls_of(self.kind).versions(found.id))
-        since = run.run_after or run.start_date or datetime.now(UTC)
-        how = stopped_since(versions, since, found, explained=self._upstream(AmplitudeOperator))
+        since = cast(datetime, run.run_after or run.start_date)
+        if by_hand and not cleared and run.start_date:
+            since = max(since, run.start_date)  # what a person stopped before pressing Trigger is theirs to start again
+        how = stopped_since(
+            client.send(calls_of(self.kind).versions(found.id)),
+            since,
+            found,
+            segment=decision.segment,
+            own=own,
+            ever_switched_off=decision.enables and not by_hand,
+        )
         if how:
             raise RolloutRefused(
-                f"{self.target} {how}. That was since this run's {since:%Y-%m-%dT%H:%MZ}, so this ramp to "
-                f"{self.percentage} % would undo somebody's stop. Nothing was written. "
-                "To go on, trigger a new run by hand."
+                f"{self.target} {how}. This run looks back to {since:%Y-%m-%dT%H:%MZ}; its ramp to {self.percentage} % "
+                "would undo somebody's stop. Nothing was written. To go on, trigger a new run by hand."
             )
 
-    def _upstream(self, cls: type[Any]) -> int:
-        """Count the tasks upstream that move the percentage of the same kind of object."""
-        upstream = [task for task in self.get_flat_relatives(upstream=True) if isinstance(task, cls)]
-        return sum(task.writes_percentage and getattr(task, "kind", None) == self.kind for task in upstream)
+    def _own_writes(self, context: Context, found: Any) -> list[dict[str, Any]]:
+        """Return the records of this run's earlier tasks that wrote this very object."""
+        writers = [
+            task.task_id
+            for task in self.get_flat_relatives(upstream=True)
+            if getattr(getattr(task, "operator_class", type(task)), "writes_percentage", False)
+        ]
+        pulled = context["ti"].xcom_pull(task_ids=writers) if writers else []
+        records = pulled if isinstance(pulled, list) else [pulled]
+        mine = [each for each in records if isinstance(each, dict) and each.get("written")]
+        return [each for each in mine if (each.get("kind"), each.get("id")) == (self.kind, found.id)]
 
     def _confirm(self, client: GuardedClient, found: Any, decision: RampDecision) -> None:
         """Read back, once more after a moment where it differs, and fail where it still does (law 1)."""
         from airflow_amplitude_experiment.api import AmplitudeNotConfirmed
         from airflow_amplitude_experiment.hooks.lookup import calls_of
-        from airflow_amplitude_experiment.rollout.segments import segment_named
+        from airflow_amplitude_experiment.rollout.history import percentage_of
 
-        stands: Any = None
         for wait in (0.0, SECONDS_BEFORE_ANOTHER_LOOK):
             time.sleep(wait)
             now = client.send(calls_of(self.kind).get(found.id))
-            stands = segment_named(now, self.segment).percentage if self.segment else now.rollout_percentage
-            if stands == decision.after and now.enabled:
+            stands = percentage_of(now, decision.segment)
+            is_on = found.enabled if now.enabled is None else now.enabled
+            if stands == decision.after and is_on:
                 return
         raise AmplitudeNotConfirmed(
             f"{self.target}: asked for {decision.after} %, found {decision.before} % before; it stands at {stands} % "
-            f"and is {'enabled' if now.enabled else 'disabled'} now"
+            f"and is {'enabled' if is_on else 'disabled'} now."
         )
 
     def _report(self, found: Any, decision: RampDecision, *, written: bool) -> dict[str, Any]:
@@ -205,6 +244,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             "before": decision.before,
             "after": decision.after,
             "enabled": bool(found.enabled or (decision.enables and written)),
+            "switched_on": decision.enables and written,
             "written": written,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "reason": self.reason,
@@ -213,16 +253,18 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
     def _rendered(self) -> tuple[int, int | None]:
         """Return the percentages once templates are rendered."""
         ON_DRIFT("on_drift", self.on_drift)
-        expected = (
-            None if self.from_percentage in (None, "", "None") else percent("from_percentage", self.from_percentage)
+        expected = given(self.from_percentage)
+        return (
+            percent("percentage", self.percentage),
+            None if expected is None else percent("from_percentage", expected),
         )
-        return percent("percentage", self.percentage), expected
 
     def _check_what_is_known(self) -> None:
         """Check the values that no template fills in later, while the DAG is parsed."""
-        if self.percentage is None or is_known(self.percentage):
+        if is_known(self.percentage):
             percent("percentage", self.percentage)
         if self.from_percentage is not None and is_known(self.from_percentage):
             percent("from_percentage", self.from_percentage)
-        if is_known(self.on_drift):
-            ON_DRIFT("on_drift", self.on_drift)
+        for name, check in (("allow_decrease", boolean), ("enable", boolean), ("on_drift", ON_DRIFT)):
+            if is_known(value := getattr(self, name)):
+                check(name, value)

@@ -104,21 +104,23 @@ def _decide(
         raise _refused(found, f"is archived; it can't be ramped to {to} %", "Restore it in Amplitude first.")
     switched_off = not found.enabled
     if switched_off and not enable:
+        advice = "Enable it in Amplitude, or pass enable=True to switch it on with the first write of a rollout."
         raise _refused(
             found,
             f"is disabled, at {before} %; a ramp to {to} % would reach nobody",
-            "Enable it in Amplitude, or pass enable=True to switch it on with the first write of a rollout.",
+            advice if to > before else "It is off already, so nobody has to lose anything.",
         )
     if before == to:
         return RampDecision(before, to, switched_off, segment, segments=None)
-    if before > to and not allow_decrease:
+    unexpected = expected is not None and before != expected
+    if before > to and (not allow_decrease or (unexpected and on_drift != "fail")):
         return _above(found, before, to, expected, switched_off, on_drift, segment)
-    if expected is not None and before != expected:
+    if unexpected:
         raise _refused(
             found,
             f"stands at {before} %, but this ramp to {to} % expected {expected} % or {to} %",
-            f"To go on from {before} %, clear this task with from_percentage={before}, or leave it out to accept any "
-            f"lower percentage. To go back to the plan, set {expected} % in Amplitude and clear this task.",
+            f"To go back to the plan, set {expected} % in Amplitude and clear this task. To go on from {before} %, "
+            f"start a run whose DAG expects it: from_percentage={before}, or none to accept any lower percentage.",
         )
     if to > 0 and segment is None:
         _refuse_segment_for_everyone(found, to)

@@ -44,9 +44,24 @@ def test_a_list_follows_its_pages(amplitude):
 
 def test_a_deployments_key_is_cut(amplitude):
     (answer,) = run(deployments.list())
-    assert answer["key"] == f"{amplitude.deployment_key[:10]}…"
+    assert answer["key"] == f"{amplitude.deployment_key[:9]}…"
     (answer,) = run(flags.deployments(amplitude.flag("new-checkout")["id"]))
     assert amplitude.deployment_key not in json.dumps(answer)
+
+
+def test_a_key_in_the_answer_of_a_create_is_cut_too(monkeypatch, respx_mock):
+    """What a create answers differs between the sources (D7)."""
+    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", '{"conn_type": "x", "password": "some-key"}')
+    new = {"id": "31", "label": "web", "key": "server-a-very-secret-key"}
+    respx_mock.post("https://experiment.amplitude.com/api/1/deployments").respond(json=new)
+    assert run(deployments.create(project_id="1", label="web", type="server"))["key"] == "server-a-v…"
+
+
+def test_arguments_that_render_to_no_mapping_are_refused(amplitude):
+    operator = AmplitudeApiCallOperator(task_id="call", endpoint="flags.get", arguments={"id": "1"})
+    operator.arguments = "{'id': '1'}"
+    with pytest.raises(AirflowFailException, match="must be a mapping"):
+        operator.execute(a_context())
 
 
 def test_a_write_answers_nothing_and_is_applied(amplitude):

@@ -430,7 +430,15 @@ def test_fail_refuses_what_this_run_did_not_create(amplitude):
 
 def test_fail_goes_on_with_what_this_run_created(amplitude):
     create(if_exists="fail", **DESCRIPTION, **LATER)
-    assert create(if_exists="fail", **DESCRIPTION, **LATER)["written"] is False
+    with pytest.raises(AirflowFailException, match="exists already"):
+        create(if_exists="fail", **DESCRIPTION, **LATER)
+    assert create(a_context(try_number=2), if_exists="fail", **DESCRIPTION, **LATER)["written"] is False
+
+
+def test_a_live_object_that_somebody_made_since_this_run_was_due_is_not_this_runs_own(amplitude):
+    amplitude.add_flag(KEY, **{**THERE, **LIVE})
+    with pytest.raises(AirflowFailException, match="adopt_live"):
+        create(a_context(), **DESCRIPTION)
 
 
 @pytest.mark.parametrize("if_exists", ["adopt", "update", "fail"])
@@ -471,7 +479,7 @@ def test_however_amplitude_answers_a_second_run_writes_nothing(amplitude, option
     bare = {**DESCRIPTION, "variants": [{"key": "on", "payload": {}}]}
     assert create(**bare, **LATER)["created"] is True
     amplitude.clear_requests()
-    record = create(**bare, **LATER)
+    record = create(a_context(try_number=2), **bare, **LATER)
     assert (record["key"], record["adopted"], record["id"]) == (KEY, True, amplitude.flag(KEY)["id"])
     assert not writes(amplitude)
 

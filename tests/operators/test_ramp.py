@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from airflow.sdk import DAG
 
-from airflow_amplitude_experiment.operators import AmplitudeRampRolloutOperator
+from airflow_amplitude_experiment.operators import AmplitudeRampRolloutOperator, _past
 from airflow_amplitude_experiment.operators import ramp as module
 from tests.builders import a_context, a_flag, a_segment
 
@@ -108,7 +110,7 @@ def test_a_raise_that_somebody_undid_meanwhile_is_not_made_again(amplitude, monk
     ids=["second try", "cleared run", "scheduled first raise"],
 )
 def test_a_run_that_may_have_been_overtaken_reads_the_versions_first(amplitude, monkeypatch, context):
-    monkeypatch.setattr(module, "skip_in_the_past", lambda *_: None)
+    monkeypatch.setattr(_past, "skip_in_the_past", lambda *_: None)
     ramp(25, context=a_context(**context))
     assert sent(amplitude) == ["GET", "GET", "PATCH", "GET"]
     assert amplitude.requests()[1]["path"].endswith("/versions")
@@ -128,6 +130,149 @@ def test_enable_counts_for_the_first_write_only(amplitude):
     with pytest.raises(AirflowFailException, match="disabled in version"):
         ramp(25, enable=True, context=a_context(try_number=2))
     assert amplitude.flag(KEY)["enabled"] is False
+
+
+def a_record(emulator, key=KEY, **fields):
+    """The record of an earlier ramp of the same run."""
+    kind = "flag" if key == KEY else "experiment"
+    there = emulator.flag(key) if kind == "flag" else emulator.experiment(key)
+    common = {"kind": kind, "id": there["id"], "written": True, "segment": None, "switched_on": False}
+    return {**common, "before": 0, "after": 10, **fields}
+
+
+def later(context, *records, **options):
+    """Run a ramp below other ramps of the same DAG, whose records are given."""
+    with DAG("chain"):
+        earlier = [
+            AmplitudeRampRolloutOperator(task_id=f"ramp_{number}", percentage=10, flag_key=KEY)
+            for number, _ in enumerate(records)
+        ]
+        operator = AmplitudeRampRolloutOperator(task_id="later", **{"flag_key": KEY, **options})
+        earlier >> operator
+    context["ti"].of_others = {f"ramp_{number}": record for number, record in enumerate(records)}
+    return operator.execute(context)
+
+
+def test_a_later_ramp_of_the_same_run_does_not_enable_again_what_was_switched_off(amplitude):
+    amplitude.change(KEY, enabled=False)
+    switched_on = a_record(amplitude, switched_on=True)
+    with pytest.raises(AirflowFailException, match="undo somebody's stop"):
+        later(a_context(), switched_on, percentage=50, from_percentage=10, enable=True)
+    assert amplitude.flag(KEY)["enabled"] is False
+
+
+def test_a_later_ramp_without_an_expected_percentage_does_not_raise_what_was_lowered(amplitude):
+    amplitude.change(KEY, rolloutPercentage=0)
+    with pytest.raises(AirflowFailException, match="undo somebody's stop"):
+        later(a_context(), a_record(amplitude), percentage=50)
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 0
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "asset_triggered", "operator_triggered", "asset_materialization"])
+def test_a_run_that_nobody_started_does_not_enable_what_a_person_switched_off(amplitude, monkeypatch, run_type):
+    monkeypatch.setattr(_past, "skip_in_the_past", lambda *_: None)
+    amplitude.change(KEY, enabled=False)
+    context = a_context(run_type=run_type)
+    context["dag_run"].run_after = datetime.now(UTC) + timedelta(hours=1)
+    with pytest.raises(AirflowFailException, match="disabled in version"):
+        ramp(50, enable=True, context=context)
+    assert amplitude.flag(KEY)["enabled"] is False
+
+
+def test_a_new_run_that_a_person_starts_may_enable_it_again(amplitude):
+    amplitude.change(KEY, enabled=False)
+    context = a_context()
+    context["dag_run"].start_date = datetime.now(UTC) + timedelta(seconds=5)
+    assert ramp(50, enable=True, context=context)["switched_on"] is True
+    assert amplitude.flag(KEY)["enabled"] is True
+
+
+def test_a_run_that_nobody_started_may_enable_what_was_never_on(amplitude, monkeypatch):
+    monkeypatch.setattr(_past, "skip_in_the_past", lambda *_: None)
+    amplitude.add_flag("new", enabled=False)
+    operator = AmplitudeRampRolloutOperator(task_id="r", flag_key="new", percentage=10, enable=True)
+    assert operator.execute(a_context(run_type="scheduled"))["switched_on"] is True
+
+
+def test_what_an_earlier_ramp_found_done_already_proves_nothing_for_a_later_one(amplitude, monkeypatch):
+    """A scheduled run: to_10 had nothing to do because on-call lowered the flag to 10 %, so to_50 looks itself."""
+    monkeypatch.setattr(_past, "skip_in_the_past", lambda *_: None)
+    amplitude.change(KEY, rolloutPercentage=50)
+    amplitude.change(KEY, rolloutPercentage=10)
+    idle = a_record(amplitude, before=10, after=10, written=False)
+    with pytest.raises(AirflowFailException, match="stood at 50 %"):
+        later(a_context(run_type="scheduled"), idle, percentage=50, from_percentage=10)
+
+
+def test_an_earlier_ramp_of_another_object_proves_nothing(amplitude, monkeypatch):
+    monkeypatch.setattr(_past, "skip_in_the_past", lambda *_: None)
+    amplitude.change(KEY, rolloutPercentage=80)
+    amplitude.change(KEY, rolloutPercentage=0)
+    of_another = a_record(amplitude, id="4711")
+    with pytest.raises(AirflowFailException, match="stood at 80 %"):
+        later(a_context(run_type="scheduled"), of_another, percentage=50)
+
+
+def test_a_segment_that_was_lowered_is_not_raised_by_a_second_try(amplitude):
+    amplitude.add_flag("segmented", enabled=True, targetSegments=[a_segment("Beta", 80)])
+    amplitude.change("segmented", targetSegments=[a_segment("Beta", 0)])
+    operator = AmplitudeRampRolloutOperator(task_id="r", flag_key="segmented", segment="Beta", percentage=50)
+    with pytest.raises(AirflowFailException, match="stood at 80 %"):
+        operator.execute(a_context(try_number=2))
+
+
+def test_an_ordinary_second_try_in_a_chain_goes_on(amplitude):
+    """A run that lowered the flag itself and then ramps it: its own lowering is nobody's stop."""
+    amplitude.change(KEY, rolloutPercentage=0)
+    own = a_record(amplitude, before=10, after=0)
+    assert later(a_context(try_number=2), own, percentage=5, from_percentage=0)["written"] is True
+
+
+def test_a_second_try_of_an_experiments_ramp_counts_what_its_own_run_wrote(amplitude):
+    amplitude.add_experiment("checkout", enabled=True, rolloutPercentage=0)
+    amplitude.change("checkout", rolloutPercentage=10)
+    own = a_record(amplitude, "checkout")
+    options = {"flag_key": None, "experiment_key": "checkout", "percentage": 50, "from_percentage": 10}
+    assert later(a_context(try_number=2), own, **options)["written"] is True
+    amplitude.change("checkout", rolloutPercentage=10)
+    with pytest.raises(AirflowFailException, match="where this run explains 1"):
+        later(a_context(try_number=2), own, **options)
+
+
+def test_a_stop_before_somebody_pressed_trigger_does_not_refuse_the_retries_of_that_run(amplitude):
+    """On Airflow 3.1 a run by hand may be dated long before it was started."""
+    amplitude.change(KEY, rolloutPercentage=50)
+    amplitude.change(KEY, rolloutPercentage=0)
+    context = a_context(try_number=2)
+    context["dag_run"].start_date = datetime.now(UTC) + timedelta(seconds=5)
+    assert ramp(25, context=context)["written"] is True
+
+
+def test_a_refusal_names_the_last_change(amplitude):
+    amplitude.change(KEY, rolloutPercentage=60, by="x@example.com")
+    with pytest.raises(AirflowFailException, match=r"10 % -> 60 %"):
+        ramp(25, flag_id=amplitude.flag(KEY)["id"])
+    assert sent(amplitude)[-1] == "GET"
+    assert amplitude.requests()[-1]["path"].endswith("/versions")
+
+
+def test_a_refusal_stands_where_the_last_change_cannot_be_read(amplitude):
+    amplitude.fault("status", path="*/versions", status=403)
+    with pytest.raises(AirflowFailException, match="stands at 10 %"):
+        ramp(50, from_percentage=25)
+
+
+@pytest.mark.parametrize("name", ["enable", "allow_decrease"])
+def test_a_text_is_no_yes(amplitude, name):
+    with pytest.raises(ValueError, match=name):
+        AmplitudeRampRolloutOperator(task_id="r", flag_key=KEY, percentage=5, **{name: "perhaps"})
+    amplitude.change(KEY, enabled=False)
+    with pytest.raises(AirflowFailException, match="is disabled"):
+        ramp(80, enable="false", context=a_context())
+    operator = AmplitudeRampRolloutOperator(task_id="r", flag_key=KEY, percentage=5, **{name: "{{ params.x }}"})
+    setattr(operator, name, "perhaps")
+    with pytest.raises(AirflowFailException, match=name):
+        operator.execute(a_context())
 
 
 def test_a_write_that_does_not_take_is_an_error_and_not_repeated(amplitude):
@@ -245,7 +390,8 @@ def test_a_list_that_shows_too_little_is_completed_by_the_details(monkeypatch, r
     api = "https://experiment.amplitude.com/api/1/flags"
     thin = {"id": 7, "key": KEY, "lastModifiedBy": "x@example.com", "lastModifiedAt": "2026-11-22T09:14:00.000Z"}
     respx_mock.get(api).respond(json={"flags": [thin]})
-    respx_mock.get(f"{api}/7").respond(json=a_flag(rolloutPercentage=60, id=7).as_json())
+    respx_mock.get(f"{api}/7").respond(json=a_flag(rolloutPercentage=60, id="7").as_json())
+    respx_mock.get(f"{api}/7/versions").respond(json=[])
     with pytest.raises(AirflowFailException, match=r"stands at 60 %.*x@example\.com changed it last"):
         ramp(25)
 
@@ -257,6 +403,7 @@ def test_a_percentage_that_took_while_the_switch_did_not_is_an_error(monkeypatch
     api = "https://experiment.amplitude.com/api/1/flags"
     respx_mock.get(api).respond(json={"flags": [a_flag(enabled=False, rolloutPercentage=0, id="7").as_json()]})
     respx_mock.patch(f"{api}/7").respond(text="OK")
+    respx_mock.get(f"{api}/7/versions").respond(json=[])
     respx_mock.get(f"{api}/7").respond(json=a_flag(enabled=False, rolloutPercentage=25, id="7").as_json())
     with pytest.raises(AirflowFailException, match="stands at 25 % and is disabled now"):
         ramp(25, enable=True)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_amplitude_experiment.rollout.history import stopped_since
-from tests.builders import RUN_AFTER, a_flag, a_version, an_experiment
+from airflow_amplitude_experiment.rollout.history import last_change, stopped_since
+from tests.builders import RUN_AFTER, a_flag, a_segment, a_version, an_experiment
 
 
-def stopped(*versions, found=None, explained=0):
-    return stopped_since(versions, RUN_AFTER, found or a_flag(rolloutPercentage=10), explained=explained)
+def stopped(*versions, found=None, **options):
+    return stopped_since(versions, RUN_AFTER, found or a_flag(rolloutPercentage=10), **options)
+
+
+def a_ramp(before, after, **fields):
+    """The record of a ramp of this run."""
+    return {"before": before, "after": after, "segment": None, "switched_on": False, "written": True, **fields}
 
 
 def test_a_flag_that_only_rose_was_not_stopped():
@@ -48,7 +53,66 @@ def test_off_and_on_again_is_still_a_stop():
 @pytest.mark.parametrize(("explained", "is_stop"), [(0, True), (1, True), (2, False), (3, False)])
 def test_versions_without_a_percentage_must_be_explained_by_this_runs_own_writes(explained, is_stop):
     history = [a_version(1, -1), a_version(2, 1), a_version(3, 2)]
-    assert bool(stopped(*history, found=an_experiment(), explained=explained)) is is_stop
+    assert bool(stopped(*history, found=an_experiment(), own=[a_ramp(0, 10)] * explained)) is is_stop
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        a_ramp(0, 10, switched_on=True),
+        a_ramp(0, 10, segment="Beta testers"),
+        a_ramp(10, 10),
+        {"created": True, "enabled": True},
+        {"adopted": True, "updated": []},
+    ],
+)
+def test_a_write_that_shows_in_the_versions_explains_no_other(record):
+    assert stopped(a_version(1, -1), a_version(2, 1), found=an_experiment(), own=[record])
+
+
+@pytest.mark.parametrize("record", [{"created": True, "enabled": False}, {"adopted": True, "updated": ["tags"]}])
+def test_what_a_create_wrote_unseen_is_explained(record):
+    assert stopped(a_version(1, -1), a_version(2, 1), found=an_experiment(), own=[record]) is None
+
+
+def test_a_lowering_that_this_run_was_asked_for_is_not_somebodys_stop():
+    history = [a_version(1, -5, 50), a_version(2, 1, 0), a_version(3, 2, 10)]
+    assert stopped(*history) is not None
+    assert stopped(*history, own=[a_ramp(50, 0)]) is None
+    assert stopped(*history, a_version(4, 3, 80), a_version(5, 4, 10), own=[a_ramp(50, 0)]) is not None
+
+
+def test_a_switch_off_before_the_run_counts_where_nobody_started_the_run():
+    history = [a_version(1, -9, 10), a_version(2, -5, 10, enabled=False)]
+    found = a_flag(enabled=False)
+    assert stopped(*history, found=found) is None
+    assert "disabled in version 2" in (stopped(*history, found=found, ever_switched_off=True) or "")
+
+
+@pytest.mark.parametrize("found", [a_flag, an_experiment])
+def test_a_segment_that_was_lowered_is_a_stop(found):
+    stands = found(targetSegments=[a_segment("Beta", 0)])
+    was = a_version(1, -1, targetSegments=[a_segment("Beta", 80)])
+    now = a_version(2, 1, targetSegments=[a_segment("Beta", 0)])
+    assert "stood at 80 %" in (stopped(was, now, found=stands, segment="Beta") or "")
+    assert stopped(was, now, found=stands, segment="Other") is None
+
+
+@pytest.mark.parametrize(
+    ("versions", "says"),
+    [
+        (
+            (a_version(1, 0, 10), a_version(2, 1, 60)),
+            "version 2 (by x@example.com at 2026-11-20T13:00:00+00:00): 10 % -> 60 %.",
+        ),
+        ((a_version(1, 0, 10), a_version(2, 1, 10, enabled=False)), ": disabled."),
+        ((a_version(1, 0),), "Its last change is version 1 (by"),
+        ((), ""),
+    ],
+)
+def test_the_last_change_is_put_into_words(versions, says):
+    assert says in last_change(versions)
+    assert bool(says) is bool(last_change(versions))
 
 
 def test_a_visible_change_of_an_experiment_is_not_taken_for_one_of_the_percentage():

@@ -27,6 +27,8 @@ percents = st.integers(0, 100)
         (60, 25, {"allow_decrease": True, "expected": 60}, {"rollout_percentage": 25}),
         (0, 0, {}, None),
         (40, 0, {"allow_decrease": True}, {"rollout_percentage": 0}),
+        (60, 0, {"allow_decrease": True, "expected": 50, "on_drift": "overwrite"}, {"rollout_percentage": 0}),
+        (60, 0, {"allow_decrease": True, "expected": 50, "on_drift": "continue"}, None),
     ],
 )
 def test_the_table_of_a_ramp(found, to, options, patch):
@@ -44,6 +46,7 @@ def test_the_table_of_a_ramp(found, to, options, patch):
         (15, 25, {"expected": 10, "on_drift": "continue"}, "stands at 15 %"),
         (5, 25, {"expected": 10, "on_drift": "overwrite"}, "stands at 5 %"),
         (50, 25, {"allow_decrease": True, "expected": 60}, "stands at 50 %"),
+        (60, 0, {"allow_decrease": True, "expected": 50}, "stands at 60 %"),
     ],
 )
 def test_drift_is_refused_and_the_message_says_where_it_stands(found, to, options, says):
@@ -57,6 +60,12 @@ def test_drift_is_refused_and_the_message_says_where_it_stands(found, to, option
 def test_disabled_and_archived_are_refused_whatever_on_drift_says(there, on_drift):
     with pytest.raises(RolloutRefused, match=r"is disabled|is archived"):
         ramp(a_flag(**there), 25, on_drift=on_drift)
+
+
+def test_who_takes_a_disabled_object_down_is_not_told_to_enable_it():
+    with pytest.raises(RolloutRefused, match="off already") as refusal:
+        ramp(a_flag(enabled=False, rolloutPercentage=40), 0, allow_decrease=True)
+    assert "enable=True" not in str(refusal.value)
 
 
 def test_an_archived_object_is_not_enabled_either():
