@@ -6,6 +6,7 @@ Nothing is sent here. Both clients go through the same exchange and differ only 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
@@ -28,6 +29,8 @@ NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx
 LONGEST_ANSWER = 100_000_000
 LONGEST_ERROR = 20_000
 """Bytes. A longer error page is cut, a longer success is no answer of this API."""
+SLOWEST_ANSWER = 120.0
+"""Seconds from the status to the last byte. The client's timeout bounds each part, and parts may drip for ever."""
 
 
 class Exchange(Generic[T]):
@@ -47,6 +50,7 @@ class Exchange(Generic[T]):
         self._perhaps_applied = False
         self._content = bytearray()
         self._limit = LONGEST_ANSWER
+        self._until = 0.0
         self._again: AmplitudeError | None = None
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
@@ -75,6 +79,7 @@ class Exchange(Generic[T]):
         """As :meth:`watched`, once a status has arrived. Where that is an error, it says enough without the rest."""
         self._content.clear()
         self._limit = LONGEST_ERROR if response.is_error else LONGEST_ANSWER
+        self._until = time.monotonic() + SLOWEST_ANSWER
         try:
             yield
         except (httpx.TransportError, httpx.DecodingError, _TooLong) as error:
@@ -89,7 +94,7 @@ class Exchange(Generic[T]):
     def keep(self, part: bytes) -> None:
         """Keep a part of the answer, as long as it can be one of this API."""
         self._content += part
-        if len(self._content) > self._limit:
+        if len(self._content) > self._limit or time.monotonic() > self._until:
             raise _TooLong
 
     def read(self, response: httpx.Response) -> T:
@@ -141,4 +146,4 @@ class Exchange(Generic[T]):
 
 
 class _TooLong(Exception):
-    """An answer longer than any of this API."""
+    """An answer longer, or slower, than any of this API."""

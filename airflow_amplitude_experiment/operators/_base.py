@@ -91,6 +91,8 @@ class TargetMixin:
         named = [name for name in NAMES if names.get(name) is not None]
         if len(named) != 1:
             raise ValueError(f"Give exactly one of {', '.join(NAMES)}; given: {', '.join(named) or 'none'}")
+        if isinstance(name := names[named[0]], str) and not name.strip():
+            raise ValueError(f"{named[0]} is empty; it must name the object")
         for name in (*NAMES, "project_id"):
             setattr(self, name, names.get(name))
 

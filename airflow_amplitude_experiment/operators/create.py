@@ -95,6 +95,8 @@ class _CreateOperator(AmplitudeOperator):
         self.adopt_live = adopt_live
         if is_known(if_exists):
             IF_EXISTS("if_exists", if_exists)
+        if isinstance(key, str) and not key.strip():
+            raise ValueError(f"key is {key!r}, but must name the {self.kind}")
         check_what_is_known(self._values())
 
     def act(self, context: Context) -> dict[str, Any]:
@@ -160,6 +162,16 @@ class _CreateOperator(AmplitudeOperator):
             "written": outcome.written,
             "reason": self.reason,
         }
+
+
+def _as_text(name: str, moment: str | date | None) -> str | None:
+    """Return a date as text: Airflow keeps template fields as plain values.
+
+    :raises ValueError: a moment without a time zone.
+    """
+    if isinstance(moment, datetime) and moment.tzinfo is None:
+        raise ValueError(f"{name} is {moment.isoformat()}, a moment without a time zone; give an aware datetime")
+    return moment.isoformat() if isinstance(moment, date) else moment
 
 
 def _began(context: Context, *, again: bool) -> datetime | None:
@@ -245,8 +257,8 @@ class AmplitudeCreateExperimentOperator(_CreateOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.experiment_type = experiment_type
-        self.experiment_start_date = experiment_start_date
-        self.experiment_end_date = experiment_end_date
+        self.experiment_start_date = _as_text("experiment_start_date", experiment_start_date)
+        self.experiment_end_date = _as_text("experiment_end_date", experiment_end_date)
         self.sticky_bucketing = sticky_bucketing
         self.exposure_event = exposure_event
         check_what_is_known(self._values())

@@ -20,6 +20,7 @@ from airflow_amplitude_experiment.api import (
     AmplitudeUnexpectedAnswer,
     AsyncClient,
     Client,
+    _exchange,
     flags,
 )
 
@@ -339,3 +340,28 @@ def test_a_connection_is_kept_between_calls():
         for _ in range(3):
             client.send(flags.get(1))
     assert len(connections) == 1
+
+
+@pytest.mark.parametrize("send", ["sync", "async"])
+def test_an_answer_that_drips_for_ever_ends(monkeypatch, send):
+    """Each part comes in time, so the client's timeout never ends it."""
+    monkeypatch.setattr(_exchange, "SLOWEST_ANSWER", 0.3)
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(answer(b"{", length=10_000))
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                connection.sendall(b" ")
+                time.sleep(0.05)
+
+    def synchronously(url: str) -> None:
+        with Client(KEY, base_url=url, timeout=2) as client:
+            client.send(flags.update("1", name="x"))
+
+    async def asynchronously(url: str) -> None:
+        async with AsyncClient(KEY, base_url=url, timeout=2) as client:
+            await client.send(flags.update("1", name="x"))
+
+    with Server(drip) as server, pytest.raises(AmplitudeUnexpectedAnswer, match="broke off") as error:
+        synchronously(server.url) if send == "sync" else asyncio.run(asynchronously(server.url))
+    assert error.value.maybe_applied is True

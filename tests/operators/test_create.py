@@ -428,6 +428,21 @@ def test_fail_refuses_what_this_run_did_not_create(amplitude):
     assert sent(amplitude) == ["GET", "GET"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [({"key": " "}, "must name"), ({"experiment_end_date": datetime(2027, 1, 1)}, "without a time zone")],  # noqa: DTZ001
+)
+def test_what_can_be_seen_to_be_wrong_is_refused_at_parse_time(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        AmplitudeCreateExperimentOperator(task_id="create", **{"key": KEY, **wrong})
+
+
+def test_a_date_is_kept_as_text_so_that_airflow_can_store_it():
+    moment = datetime(2027, 1, 1, tzinfo=UTC)
+    operator = AmplitudeCreateExperimentOperator(task_id="create", key=KEY, experiment_end_date=moment)
+    assert operator.experiment_end_date == "2027-01-01T00:00:00+00:00"
+
+
 def test_fail_goes_on_with_what_this_run_created(amplitude):
     create(if_exists="fail", **DESCRIPTION, **LATER)
     with pytest.raises(AirflowFailException, match="exists already"):

@@ -329,6 +329,12 @@ def test_exactly_one_name_is_asked_for_at_parse_time(names):
         AmplitudeRampRolloutOperator(task_id="r", percentage=5, **names)
 
 
+@pytest.mark.parametrize("name", ["flag_key", "experiment_id"])
+def test_an_empty_name_is_refused_at_parse_time(name):
+    with pytest.raises(ValueError, match="is empty"):
+        AmplitudeRampRolloutOperator(task_id="r", percentage=5, **{name: " "})
+
+
 @pytest.mark.parametrize("wrong", [101, -1, 12.5, "ten", True, None, "101"])
 def test_a_percentage_that_is_known_is_checked_at_parse_time(wrong):
     with pytest.raises(ValueError, match="percentage"):
