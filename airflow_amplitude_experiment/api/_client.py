@@ -34,6 +34,9 @@ PREFIX: dict[str, str] = {"v1": "/api/1", "beta": ""}
 class _Base(ABC):
     """What both clients are made of; see :class:`Client` for the arguments."""
 
+    _repeats = True
+    """Whether a request that failed is sent again. A kill's client leaves that to the kill, which says why it tries."""
+
     def __init__(
         self,
         api_key: str,
@@ -121,7 +124,9 @@ class Client(_Base):
 
     def _send(self, call: Call[T]) -> T:
         exchange = self._exchange(call)
-        answer: T = Retrying(**policy(exchange.may_go_again), sleep=time.sleep)(self._attempt, exchange)
+        answer: T = Retrying(**policy(exchange.may_go_again, repeats=self._repeats), sleep=time.sleep)(
+            self._attempt, exchange
+        )
         return answer
 
     def _attempt(self, exchange: Exchange[T]) -> T:
@@ -175,7 +180,9 @@ class AsyncClient(_Base):
 
     async def _send(self, call: Call[T]) -> T:
         exchange = self._exchange(call)
-        answer: T = await AsyncRetrying(**policy(exchange.may_go_again), sleep=asyncio.sleep)(self._attempt, exchange)
+        answer: T = await AsyncRetrying(**policy(exchange.may_go_again, repeats=self._repeats), sleep=asyncio.sleep)(
+            self._attempt, exchange
+        )
         return answer
 
     async def _attempt(self, exchange: Exchange[T]) -> T:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tenacity import RetryCallState, retry_if_exception
+from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
 
 from .errors import AmplitudeError, AmplitudeRateLimited
 
@@ -21,9 +21,10 @@ PATIENCE = 60.0
 """Seconds of waiting in all. A 429 that lasts longer is taken for the day's quota, not the second's."""
 
 
-def policy(may_go_again: Callable[[BaseException], bool]) -> dict[str, Any]:
+def policy(may_go_again: Callable[[BaseException], bool], *, repeats: bool = True) -> dict[str, Any]:
     """Return the arguments for tenacity's ``Retrying`` and ``AsyncRetrying``. The last error is what is raised."""
-    return {"retry": retry_if_exception(may_go_again), "wait": _wait, "stop": _enough, "reraise": True}
+    enough = _enough if repeats else stop_after_attempt(1)
+    return {"retry": retry_if_exception(may_go_again), "wait": _wait, "stop": enough, "reraise": True}
 
 
 def _error(state: RetryCallState) -> AmplitudeError:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .lookup import Kind
 
 T = TypeVar("T")
-C = TypeVar("C")
+C = TypeVar("C", "GuardedClient", "GuardedAsyncClient")
 MASKED = "***"
 LONG_KEY = 20
 """Characters of a management key of which four may be shown."""
@@ -51,7 +51,8 @@ class AmplitudeExperimentHook(BaseHook):
     def get_conn(self, *, paced: bool = True) -> GuardedClient:
         """Return a new client that keeps to the connection's rules. Use it as a context manager.
 
-        :param paced: keep to the connection's ``requests_per_second``; a kill does not.
+        :param paced: keep to the connection's ``requests_per_second``, and send again what failed; a kill does not
+            the first and does the second itself.
         :raises ValueError: the connection is incomplete or holds a value that can't be meant.
         """
         from .guard import GuardedClient
@@ -133,17 +134,21 @@ class AmplitudeExperimentHook(BaseHook):
 def _opened(kind: Callable[..., C], connection: Connection, *, paced: bool) -> C:
     """Open a client for this connection; whatever is wrong with it, the error names the connection."""
     try:
-        return kind(**_settings(connection, paced=paced))
+        client = kind(**_settings(connection, paced=paced))
     except ValueError as error:
         raise ValueError(f"Connection {connection.conn_id!r}: {error}") from error
+    client._repeats = paced
+    return client
 
 
 def _settings(connection: Connection, *, paced: bool) -> dict[str, Any]:
     """Return the arguments of a client for this connection."""
-    from .extra import number, parsed
+    from .extra import for_way_down, number, parsed
     from .rules import Rules
 
     extra = parsed(connection.extra)
+    if not paced:
+        extra = for_way_down(extra)
     pace = number(extra, "requests_per_second", 5.0)
     return {
         "api_key": _management_key(connection),

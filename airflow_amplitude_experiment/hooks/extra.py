@@ -7,11 +7,14 @@ because a rule that is misread protects nobody.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from airflow_amplitude_experiment.api._checks import Check, boolean, one_of, percent
+
+log = logging.getLogger(__name__)
 
 
 def parsed(extra: str | None) -> dict[str, Any]:
@@ -38,15 +41,41 @@ def given_in(extra: Mapping[str, Any], name: str) -> bool:
     return value is not None and not (isinstance(value, str) and not value.strip())
 
 
-def refuse_misspelt(extra: Mapping[str, Any]) -> None:
+def refuse_misspelt(extra: Iterable[str]) -> None:
     """Refuse a field that looks like a rule and isn't one.
 
     :raises ValueError: names the rule that may be meant.
     """
     for given in extra:
-        plain = str(given).lower().replace("-", "_").strip()
-        if given not in FIELDS and (near := get_close_matches(plain, FIELDS, n=1, cutoff=0.8)):
-            raise ValueError(f"extra field {given!r} is unknown; {near[0]!r} may be meant")
+        if (meant := _field_meant(given)) not in (given, None):
+            raise ValueError(f"extra field {given!r} is unknown; {meant!r} may be meant")
+
+
+def _field_meant(given: str) -> str | None:
+    plain = str(given).lower().replace("-", "_").strip()
+    return given if given in FIELDS else next(iter(get_close_matches(plain, FIELDS, n=1, cutoff=0.8)), None)
+
+
+def for_way_down(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what can be read of an extra, and warn of the rest: only a few fields may hold up a kill.
+
+    :raises ValueError: one of those few is misspelt or can't be read.
+    """
+    kept = {}
+    for name, value in extra.items():
+        try:
+            refuse_misspelt([name])
+            if name in RULES and given_in(extra, name):
+                RULES[name](name, value)
+            elif name in NUMBERS:
+                number(extra, name, 1.0)
+        except ValueError as error:
+            if _field_meant(name) in NEEDED_ON_THE_WAY_DOWN:
+                raise
+            log.warning("The connection's %s; a way down does not need it and goes on without", error)
+        else:
+            kept[name] = value
+    return kept
 
 
 def number(extra: Mapping[str, Any], name: str, default: float) -> float:
@@ -107,4 +136,6 @@ RULES: dict[str, Callable[[str, Any], Any]] = {
 }
 """What travels with a client, and how each is read."""
 
-FIELDS = frozenset({*RULES, "region", "dialect", "timeout", "requests_per_second"})
+NUMBERS = ("timeout", "requests_per_second")
+FIELDS = frozenset({*RULES, *NUMBERS, "region", "dialect"})
+NEEDED_ON_THE_WAY_DOWN = frozenset({"mode", "project_id", "region", "dialect"})

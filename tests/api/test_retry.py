@@ -387,3 +387,23 @@ def test_other_exceptions_are_neither_repeated_nor_swallowed():
     assert type(outcome.error) is RuntimeError
     assert len(outcome.sent) == 1
     assert BASE
+
+
+def test_a_client_of_the_way_down_makes_one_attempt():
+    """The kill itself tries again, and says why; see its own tests."""
+    with a_server(DOWN, as_json({})) as sent, a_client() as client:
+        client._repeats = False
+        with pytest.raises(AmplitudeServerError):
+            client.send(flags.update("1", enabled=False))
+    assert len(sent) == 1
+
+
+def test_an_async_client_of_the_way_down_makes_one_attempt():
+    async def once():
+        async with an_async_client() as client:
+            client._repeats = False
+            await client.send(flags.update("1", enabled=False))
+
+    with a_server(DOWN, as_json({})) as sent, pytest.raises(AmplitudeServerError):
+        asyncio.run(once())
+    assert len(sent) == 1
