@@ -7,7 +7,7 @@ It is apart from the operator because a DAG file that names the operator needs n
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from ._way_down import Job, WayDown, may_pass
+from ._way_down import Job, Stopped, WayDown, aside, may_pass, sentence
 
 if TYPE_CHECKING:
     from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.hooks.lookup import Kind
+
+SECONDS_OF_LAG = 2.0
+"""A read may lag behind a write. What still shows as on is read once more after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Order:
 
     @property
     def needs_every_list(self) -> bool:
-        """Whether what one list shows can't be judged without the other: how many match, and in which projects."""
+        """Whether one list had better be judged with the other: how many match, and in which projects."""
         return self.keys is None or self.project_id is None or len(self.keys) * len(self.kinds) > self.most
 
     def matches(self, key: str) -> bool:
@@ -102,6 +105,11 @@ class Target:
         return stands
 
     @property
+    def stands_at(self) -> str:
+        """The same in words; the list of the older API may not show it."""
+        return "a percentage that is not shown" if self.percentage is None else f"{self.percentage} %"
+
+    @property
     def still_on(self) -> bool:
         """Whether it was to be switched off, and is not known to be; what is archived reaches nobody."""
         if not self.is_on or self.unsent:
@@ -111,10 +119,11 @@ class Target:
     def why_on(self) -> str:
         """Say why it may still reach people, and whom."""
         if self.now is None:
-            return f"{self} may still be on: {self.error}"
-        why = self.error or "Amplitude accepted the change and shows it as enabled; an approval may be pending there"
+            return f"{self} may still be on: {sentence(self.error or Stopped())}"
+        accepted = "Amplitude accepted the change and shows it as enabled; an approval may be pending there."
+        why = sentence(self.error) if self.error else accepted
         if self.percentage != 0:
-            return f"{self} is still on, at {self.percentage} %: {why}"
+            return f"{self} is still on, at {self.stands_at}: {why}"
         sticky = getattr(self.now, "sticky_bucketing", None)
         kept = ", and users who have a variant keep it (sticky bucketing)" if sticky else ""
         return f"{self} is still on, at 0 %: target segments and included users still get it{kept}: {why}"
@@ -170,25 +179,47 @@ class Kill:
         :raises RolloutRefused: what was found is not clear; nothing was sent.
         """
         with WayDown(self._order.patience, log=self._log, stop=self._stop) as way:
-            self._find_and_switch_off(way)
-            self._read_back(way)
-            self._take_to_zero(way)
+            for batch in [aside(self._bring_down, way, targets) for targets in self._found(way)]:
+                batch.result()
+            if self._stop.is_set():
+                for target in self._targets:
+                    target.error = target.error or Stopped()
         self._targets.sort(key=lambda target: (target.kind, target.found.key))
 
-    def _find_and_switch_off(self, way: WayDown) -> None:
-        jobs: list[Job] = []
-        for listing in way.finished([way.start(self._listing(kind)) for kind in self._order.kinds]):
-            if listing.error:
-                self._unlisted[listing.about] = listing.error
+    def _found(self, way: WayDown) -> Iterator[list[Target]]:
+        """Yield what is asked for, as soon as it is clear; a list that fails does not hold up what the other shows."""
+        from airflow_amplitude_experiment.api import RolloutRefused
+
+        listings = [way.start(self._listing(kind)) for kind in self._order.kinds]
+        for group in way.in_groups(listings, at_once=not self._order.needs_every_list):
+            self._unlisted |= {listing.about: listing.error for listing in group if listing.error}
+            found = [
+                Target(listing.about, each)
+                for listing in group
+                for each in listing.answer or ()
+                if self._order.matches(each.key)
+            ]
+            try:
+                self._order.refuse_what_is_not_clear([*self._targets, *found])
+            except RolloutRefused as refused:
+                if not self._targets:
+                    raise
+                why = str(refused).replace(
+                    "Nothing was written.", "Of these, only what the first list showed was dealt with."
+                )
+                self._unlisted |= {target.kind: RolloutRefused(why) for target in found}
                 continue
-            found = [Target(listing.about, each) for each in listing.answer if self._order.matches(each.key)]
             self._targets += found
-            if not self._order.needs_every_list:
-                jobs += self._switching_off(way, found)
-        if self._order.needs_every_list:
-            self._order.refuse_what_is_not_clear(self._targets)
-            jobs += self._switching_off(way, self._targets)
-        self._note(way.finished(jobs))
+            yield found
+
+    def _bring_down(self, way: WayDown, targets: list[Target]) -> None:
+        """Switch off, look whether it is, and take to 0 % what is not. One that fails does not hold up the others."""
+        for group in way.in_groups(self._switching_off(way, targets)):
+            self._note(group)
+            sent = [job.about for job in group if not job.about.unsent]
+            for phase in (self._read_back, self._take_to_zero):
+                if not self._stop.is_set():
+                    phase(way, sent)
 
     def _switching_off(self, way: WayDown, targets: Iterable[Target]) -> list[Job]:
         jobs = []
@@ -198,30 +229,36 @@ class Kill:
                 self._log.info("%s is off already, nothing to do", stands)
             elif self._order.dry_run:
                 target.unsent = True
-                self._log.info("Dry run: would switch off %s, which stands at %s %%", stands, target.percentage)
+                self._log.info("Dry run: would switch off %s, which stands at %s", stands, target.stands_at)
             else:
                 jobs.append(way.start(self._change(target, "Switching off", enabled=False)))
         return jobs
 
-    def _read_back(self, way: WayDown) -> None:
-        changed = [target for target in self._targets if target.is_on and not target.unsent]
-        kinds = dict.fromkeys(target.kind for target in changed)
+    def _read_back(self, way: WayDown, targets: list[Target]) -> None:
+        kinds = dict.fromkeys(target.kind for target in targets)
         shown: dict[str, Any] = {}
         for listing in way.finished([way.start(self._listing(kind)) for kind in kinds]):
             shown |= {each.id: each for each in listing.answer or ()}
-        for target in changed:
+        for target in targets:
             target.now = shown.get(target.found.id)
-        self._look_at(way, [target for target in changed if target.now is None or target.now.enabled is None])
+        self._look_at(way, [target for target in targets if target.now is None or target.now.enabled is None])
+        self._look_again(way, targets)
 
-    def _take_to_zero(self, way: WayDown) -> None:
+    def _take_to_zero(self, way: WayDown, targets: list[Target]) -> None:
         """Take down what is still on the other way, and never up: what stands at 0 % or is not known to be on stays."""
-        still_on = [target for target in self._targets if target.still_on and target.now is not None]
-        above_zero = [target for target in still_on if target.percentage != 0]
+        above_zero = [target for target in targets if target.still_on and target.now and target.percentage != 0]
         for target in above_zero:
-            self._log.error("%s still shows as enabled; taking it from %s %% to 0 %%", target, target.percentage)
+            self._log.error("%s still shows as enabled; taking it from %s to 0 %%", target, target.stands_at)
         jobs = [way.start(self._change(target, "Taking to 0 %", rollout_percentage=0)) for target in above_zero]
         self._note(way.finished(jobs))
         self._look_at(way, above_zero)
+        self._look_again(way, above_zero)
+
+    def _look_again(self, way: WayDown, targets: list[Target]) -> None:
+        """Read once more what a write that was accepted has not changed yet: reading may lag behind."""
+        if lagging := [target for target in targets if target.written and target.still_on]:
+            way.rest(SECONDS_OF_LAG)
+            self._look_at(way, lagging)
 
     def _look_at(self, way: WayDown, targets: Iterable[Target]) -> None:
         """Read objects one by one, where the list says too little of them."""
@@ -249,13 +286,17 @@ class Kill:
         :raises AirflowFailException: something is missing, or still on for a reason that another try can't heal.
         :raises AirflowException: something is still on for a reason that may pass.
         """
+        from airflow_amplitude_experiment.api import RolloutRefused
+
         lists = summary(self._targets)
         still_on = [target for target in self._targets if target.still_on]
         by_hand = self._by_hand(None)
         problems = [
-            f"The {kind}s could not be read: {error} By hand: {by_hand}." for kind, error in self._unlisted.items()
+            f"The {kind}s {'were left alone' if isinstance(error, RolloutRefused) else 'could not be read'}: "
+            f"{sentence(error)} By hand: {by_hand}."
+            for kind, error in self._unlisted.items()
         ]
-        problems += [f"{target.why_on()}. By hand: {self._by_hand(target)}." for target in still_on]
+        problems += [f"{target.why_on()} By hand: {self._by_hand(target)}." for target in still_on]
         if missing := self._order.missing(self._targets):
             problems.append(self._not_found(missing))
         if problems:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_amplitude_experiment.api import _retry
+from airflow_amplitude_experiment.api import AmplitudeServerError
+from airflow_amplitude_experiment.hooks import AmplitudeExperimentHook
+from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.operators import AmplitudeKillSwitchOperator, _way_down
 from airflow_amplitude_experiment.operators._kill import Target
-from airflow_amplitude_experiment.operators._way_down import deadline
+from airflow_amplitude_experiment.operators._way_down import Job, WayDown, deadline
 from airflow_amplitude_experiment.operators.kill import keys_in, seconds_in
 from tests.builders import a_context, a_flag
 
@@ -36,17 +39,15 @@ class FakeClock:
         with self._lock:
             self.pauses.append(seconds)
             self.moment += timedelta(seconds=seconds)
-            self.meanwhile()
+        self.meanwhile()
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    """Nobody waits: neither the operator nor the client below it."""
+    """Nobody waits. The client below makes one attempt, so that every failure is a pause here."""
     fake = FakeClock()
     monkeypatch.setattr(_way_down, "now", fake.now)
     monkeypatch.setattr(_way_down, "pause", fake.pause)
-    monkeypatch.setattr(_retry, "FIRST_WAIT", 0.0)
-    monkeypatch.setattr(_retry, "PATIENCE", -1.0)  # one attempt: what the client repeats itself is tested there
     return fake
 
 
@@ -107,10 +108,9 @@ def is_on(emulator, key):
 
 def test_a_kill_costs_one_list_per_kind_before_and_after_and_one_patch_per_object(amplitude):
     record = kill(keys=["shop-cart", "shop-search", "shop-old", "shop-price"], reason="checkout is broken")
-    requests = sent(amplitude)
-    assert sorted(requests[:2]) == [("GET", "experiments"), ("GET", "flags")]
-    assert sorted(requests[-2:]) == [("GET", "experiments"), ("GET", "flags")]
-    assert [method for method, _ in requests[2:-2]] == ["PATCH"] * 3
+    flags = [method for method, path in sent(amplitude) if path.startswith("flags")]
+    assert flags == ["GET", "PATCH", "PATCH", "GET"]
+    assert [method for method, path in sent(amplitude) if path.startswith("experiments")] == ["GET", "PATCH", "GET"]
     assert patches(amplitude) == [{"enabled": False}] * 3
     assert not any(is_on(amplitude, key) for key in ("shop-cart", "shop-search", "shop-old", "shop-price"))
     assert is_on(amplitude, "blog-comments")
@@ -175,8 +175,6 @@ def test_kind_narrows_what_is_meant(amplitude):
 
 def test_objects_are_switched_off_in_parallel(amplitude, monkeypatch):
     """Four requests meet: were they sent one after the other, the first would wait for ever."""
-    from airflow_amplitude_experiment.hooks.guard import GuardedClient
-
     meeting = threading.Barrier(4, timeout=10)
     send = GuardedClient.send
 
@@ -450,13 +448,87 @@ def test_keys_of_one_kind_are_off_although_the_other_kinds_list_fails(amplitude,
     assert not is_on(amplitude, "shop-price")
 
 
-def test_a_prefix_is_not_acted_on_before_both_lists_are_read(amplitude, clock):
-    """How many match is only known then."""
-    seen = []
-    clock.meanwhile = lambda: seen.append(is_on(amplitude, "shop-cart"))
-    amplitude.fault("status", method="GET", path="*/experiments", status=500, times=5)
-    with pytest.raises(AirflowFailException, match="max_objects=3"):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key_prefix": "shop-"},
+        {"keys": ["shop-cart", "shop-price"], "max_objects": 3},
+        {"keys": ["shop-cart", "shop-price"], "connection": "names no project"},
+    ],
+)
+def test_what_one_list_shows_is_off_while_the_other_kinds_list_fails(amplitude, clock, monkeypatch, options):
+    if options.pop("connection", None):
+        connect(monkeypatch, amplitude, project_id=None)
+    off_meanwhile = []
+    clock.meanwhile = lambda: off_meanwhile.append(comes_true(lambda: not is_on(amplitude, "shop-cart")))
+    amplitude.fault("status", method="GET", path="*/experiments", status=500, times=2)
+    record = kill(**options)
+    assert off_meanwhile == [True, True]
+    assert not is_on(amplitude, "shop-price")
+    assert "shop-price" in record["switched_off"]
+
+
+def test_what_one_list_shows_is_off_while_the_other_is_slow(amplitude, monkeypatch):
+    monkeypatch.setattr(_way_down, "SECONDS_FOR_ALL", 0.2)
+    amplitude.fault("late", method="GET", path="*/experiments", seconds=1.0)
+    kill(key_prefix="shop-")
+    requests = [(method, path.split("/")[0]) for method, path in sent(amplitude)]
+    read_back = len(requests) - 1 - requests[::-1].index(("GET", "flags"))
+    assert read_back < requests.index(("PATCH", "experiments"))
+
+
+def test_lists_that_answer_in_time_are_judged_together(amplitude, monkeypatch):
+    amplitude.fault("late", method="GET", path="*/experiments", seconds=0.5)
+    with pytest.raises(AirflowFailException, match=r"4 objects match .* max_objects=3"):
         kill(key_prefix="shop-", max_objects=3)
+    assert patches(amplitude) == []
+
+
+def test_a_list_that_comes_late_never_makes_it_more_objects_than_allowed(amplitude, clock):
+    clock.meanwhile = lambda: comes_true(lambda: not is_on(amplitude, "shop-cart"))
+    amplitude.fault("status", method="GET", path="*/experiments", status=500, times=2)
+    with pytest.raises(AirflowFailException) as failed:
+        kill(key_prefix="shop-", max_objects=3)
+    assert is_on(amplitude, "shop-price")
+    assert not is_on(amplitude, "shop-search")
+    text = str(failed.value)
+    assert "The experiments were left alone: 4 objects match" in text
+    assert "Nothing was written" not in text
+    assert "Switched off: shop-cart, shop-search." in text
+
+
+def test_a_list_that_comes_late_and_shows_a_key_in_another_project_is_left_alone(amplitude, clock, monkeypatch):
+    connect_to_two_projects(monkeypatch, amplitude)
+    amplitude.add_experiment("shop-cart", projectId="100002", enabled=True)
+    clock.meanwhile = lambda: comes_true(lambda: not amplitude.flag("shop-cart", project_id="100001")["enabled"])
+    amplitude.fault("status", method="GET", path="*/experiments", status=500, times=2)
+    with pytest.raises(AirflowFailException, match="left alone: shop-cart is found in several projects: 100001, 1000"):
+        kill(keys=["shop-cart"])
+    assert amplitude.experiment("shop-cart", project_id="100002")["enabled"] is True
+    assert amplitude.flag("shop-cart", project_id="100001")["enabled"] is False
+
+
+def test_what_one_list_alone_shows_too_much_of_is_refused_at_once(amplitude, clock):
+    amplitude.fault("status", method="GET", path="*/experiments", status=500, times=None)
+    clock.meanwhile = lambda: time.sleep(0.05)
+    with pytest.raises(AirflowFailException, match=r"3 objects match .* max_objects=2"):
+        kill(key_prefix="shop-", max_objects=2)
+    assert patches(amplitude) == []
+    assert clock.moment < datetime(2026, 11, 20, 4, tzinfo=UTC)
+
+
+def test_an_object_that_fails_for_long_does_not_keep_the_others_from_zero(amplitude, clock):
+    slow = amplitude.flag("shop-cart")["id"]
+    keep_on(amplitude, "shop-search")
+    amplitude.fault("status", method="PATCH", path=f"*/flags/{slow}", status=500, times=2)
+    seen = []
+
+    def at_zero():
+        return amplitude.flag("shop-search")["rolloutPercentage"] == 0
+
+    clock.meanwhile = lambda: seen.append(clock.pauses[-1] != 5.0 or comes_true(at_zero))
+    with pytest.raises(AirflowFailException, match="shop-search is still on, at 0 %"):
+        kill(keys=["shop-cart", "shop-search"], kind="flag")
     assert all(seen)
 
 
@@ -525,6 +597,192 @@ def test_stopping_the_task_ends_the_trying(amplitude, clock, monkeypatch):
     with pytest.raises(AirflowException):
         operator.execute(a_context())
     assert len(clock.pauses) <= 5
+
+
+# --- what hangs, lags or is stopped ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["flags.list", "flags.update", "flags.list again"])
+def test_an_answer_without_an_end_is_not_waited_for_beyond_the_deadline(amplitude, clock, monkeypatch, what):
+    threads, over, asked = [], threading.Event(), []
+
+    def hangs(call):
+        asked.append(call.endpoint)
+        if call.endpoint + (" again" if asked.count("flags.list") > 1 else "") == what:
+            threads.append(threading.current_thread())
+            clock.moment += timedelta(hours=2)
+            over.wait(4)
+
+    before_each_request(monkeypatch, hangs)
+    try:
+        if what == "flags.list again":
+            assert kill(keys=["shop-cart"], kind="flag", rollback_deadline="5s")["switched_off"] == ["shop-cart"]
+        else:
+            with pytest.raises(AirflowException, match="no answer, or none that ends, until the deadline") as failed:
+                kill(keys=["shop-cart"], kind="flag", rollback_deadline="5s")
+            assert not isinstance(failed.value, AirflowFailException)
+        assert [thread.is_alive() and thread.daemon for thread in threads] == [True]
+    finally:
+        over.set()
+
+
+def test_reads_that_lag_behind_are_no_alarm(amplitude, clock, monkeypatch):
+    real, first = GuardedClient.iterate, []
+
+    def stale(self, call):
+        first.append(list(real(self, call)))
+        return iter(first[0])
+
+    monkeypatch.setattr(GuardedClient, "iterate", stale)
+    record = kill(keys=["shop-cart"], kind="flag")
+    assert patches(amplitude) == [{"enabled": False}]
+    assert record["objects"][0]["enabled"] is False
+    assert clock.pauses == [2.0]
+
+
+def test_reads_that_lag_behind_after_going_to_zero_are_read_again(amplitude, monkeypatch):
+    real, found, sent_zero = GuardedClient.send, [], []
+
+    def stale(self, call, **options):
+        answer = real(self, call, **options)
+        if call.arguments.get("rollout_percentage") == 0:
+            sent_zero.append(call)
+        elif not call.writes:
+            found.append(answer)
+            return found[-2] if sent_zero and not sent_zero.pop().arguments.get("enabled") else answer
+        return answer
+
+    monkeypatch.setattr(GuardedClient, "send", stale)
+    keep_on(amplitude, "shop-cart")
+    with pytest.raises(AirflowFailException, match="flag shop-cart is still on, at 0 %"):
+        kill(keys=["shop-cart"], kind="flag")
+
+
+@pytest.mark.parametrize("status", [200, 500, 403])
+def test_after_a_stop_nothing_more_is_sent_or_promised(amplitude, monkeypatch, caplog, status):
+    operator = AmplitudeKillSwitchOperator(task_id="kill", keys=["shop-cart"], kind="flag")
+    amplitude.fault("status", method="PATCH", status=status, body="OK", headers={})
+    before_each_request(monkeypatch, lambda call: operator.on_kill() if call.writes else None)
+    with pytest.raises(AirflowException, match="flag shop-cart may still be on"):
+        operator.execute(a_context())
+    assert [method for method, _ in sent(amplitude)] == ["GET", "PATCH"]
+    assert "Trying again" not in caplog.text
+    assert "taking it from" not in caplog.text
+
+
+def test_a_stop_between_two_steps_ends_the_task_so_that_it_may_be_started_again(amplitude, monkeypatch):
+    operator = AmplitudeKillSwitchOperator(task_id="kill", keys=["shop-cart"], kind="flag")
+    asked = []
+
+    def stops_at_the_read_back(call):
+        asked.append(call.endpoint)
+        if asked.count("flags.list") == 2:
+            operator.on_kill()
+
+    before_each_request(monkeypatch, stops_at_the_read_back)
+    keep_on(amplitude, "shop-cart")
+    with pytest.raises(AirflowException, match="still on, at 50 %: the task was stopped") as failed:
+        operator.execute(a_context())
+    assert not isinstance(failed.value, AirflowFailException)
+    assert patches(amplitude) == [{"enabled": False}]
+
+
+def test_a_first_failure_is_told_although_silence_was_told_already(clock, monkeypatch, caplog):
+    monkeypatch.setattr(_way_down, "SECONDS_OF_SILENCE", 0.05)
+    tries = []
+
+    def slow_and_then_down():
+        tries.append(1)
+        if len(tries) == 1:
+            time.sleep(0.5)
+            raise AmplitudeServerError("down", status=503)
+
+    with WayDown(HOUR, log=logging.getLogger("tests.kill"), stop=threading.Event()) as way:
+        list(way.finished([way.start(Job(slow_and_then_down, "Switching off", "click"))]))
+    silence, failure = [line for line in caplog.messages if "NOT done yet" in line]
+    assert "has not answered for" in silence
+    assert "answered 503: down" in failure
+
+
+@pytest.mark.parametrize(("asked", "waits"), [("1", 5.0), ("12", 12.0), ("3600", 15.0)])
+def test_amplitude_may_ask_for_a_later_try_within_bounds(amplitude, clock, asked, waits):
+    amplitude.fault("status", method="PATCH", status=429, headers={"Retry-After": asked}, body="slow down")
+    kill(keys=["shop-cart"], kind="flag")
+    assert clock.pauses == [waits]
+
+
+@pytest.mark.parametrize("fault", ["cut_after", "truncated"])
+def test_nobody_is_told_to_read_before_switching_off_again(amplitude, caplog, fault):
+    amplitude.fault(fault, method="PATCH", times=None)
+    kill(keys=["shop-cart"], kind="flag", rollback_deadline="10s")  # it was applied, as the list shows
+    assert "NOT done yet" in caplog.text
+    assert "before writing again" not in caplog.text
+    assert ".." not in caplog.text
+
+
+def test_the_error_of_the_task_reads_like_sentences(amplitude):
+    amplitude.fault("status", method="PATCH", status=500, times=None)
+    amplitude.fault("status", method="GET", path="*/experiments", status=500, times=None)
+    with pytest.raises(AirflowException) as failed:
+        kill(keys=["shop-cart"], rollback_deadline="10s")
+    assert ".." not in str(failed.value)
+    assert "before writing again" not in str(failed.value)
+    assert "try again later. By hand: open " in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"max_percentage": "fifty"},
+        {"deny_keys": 7},
+        {"max_percent": 10},
+        {"require_reason": "maybe"},
+        {"timeout": "long"},
+        {"requests_per_second": "fast"},
+    ],
+)
+def test_a_rule_that_can_not_be_read_is_a_warning_and_stops_only_others(amplitude, monkeypatch, caplog, extra):
+    connect(monkeypatch, amplitude, **extra)
+    kill(keys=["shop-cart"], kind="flag")
+    assert not is_on(amplitude, "shop-cart")
+    (line,) = [each for each in caplog.messages if "goes on without" in each]
+    assert next(iter(extra)) in line
+    with pytest.raises(ValueError, match=next(iter(extra))):
+        AmplitudeExperimentHook().get_conn()
+
+
+@pytest.mark.parametrize(
+    "extra", [{"mode": "readonly"}, {"Mode": "read_only"}, {"project_ids": "1"}, {"project_id": [1]}, {"regoin": "eu"}]
+)
+def test_where_mode_or_project_can_not_be_read_nothing_is_sent(amplitude, monkeypatch, extra):
+    connect(monkeypatch, amplitude, **extra)
+    with pytest.raises(AirflowFailException, match=next(iter(extra))):
+        kill(keys=["shop-cart"], kind="flag")
+    assert sent(amplitude) == []
+
+
+def before_each_request(monkeypatch, do):
+    """Let something happen in the thread of each request, before it is sent."""
+    send, iterate = GuardedClient.send, GuardedClient.iterate
+
+    def sends(self, call, **options):
+        do(call)
+        return send(self, call, **options)
+
+    def iterates(self, call):
+        do(call)
+        return iterate(self, call)
+
+    monkeypatch.setattr(GuardedClient, "send", sends)
+    monkeypatch.setattr(GuardedClient, "iterate", iterates)
+
+
+def comes_true(happens):
+    """Whether something happens soon, while the caller waits."""
+    patience = time.monotonic() + 3
+    while not happens() and time.monotonic() < patience:
+        time.sleep(0.01)
+    return happens()
 
 
 # --- the pure parts ----------------------------------------------------------------------------------------
