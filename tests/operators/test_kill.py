@@ -468,13 +468,26 @@ def test_what_one_list_shows_is_off_while_the_other_kinds_list_fails(amplitude, 
     assert "shop-price" in record["switched_off"]
 
 
-def test_what_one_list_shows_is_off_while_the_other_is_slow(amplitude, monkeypatch):
-    monkeypatch.setattr(_way_down, "SECONDS_FOR_ALL", 0.2)
+@pytest.mark.parametrize(
+    ("options", "patience"), [({"key_prefix": "shop-"}, 0.2), ({"keys": ["shop-cart", "shop-price"]}, 15.0)]
+)
+def test_what_one_list_shows_is_off_while_the_other_is_slow(amplitude, monkeypatch, options, patience):
+    """A few keys of a project that is named do not wait for the other list at all."""
+    monkeypatch.setattr(_way_down, "SECONDS_FOR_ALL", patience)
     amplitude.fault("late", method="GET", path="*/experiments", seconds=1.0)
-    kill(key_prefix="shop-")
+    kill(**options)
     requests = [(method, path.split("/")[0]) for method, path in sent(amplitude)]
     read_back = len(requests) - 1 - requests[::-1].index(("GET", "flags"))
     assert read_back < requests.index(("PATCH", "experiments"))
+
+
+def test_what_a_list_shows_later_does_not_wait_for_a_change_that_fails(amplitude, clock):
+    off_meanwhile = []
+    clock.meanwhile = lambda: off_meanwhile.append(comes_true(lambda: not is_on(amplitude, "shop-price")))
+    amplitude.fault("late", method="GET", path="*/experiments", seconds=0.3)
+    amplitude.fault("status", method="PATCH", path="*/flags/*", status=500, times=1)
+    kill(keys=["shop-cart", "shop-price"])
+    assert off_meanwhile == [True]
 
 
 def test_lists_that_answer_in_time_are_judged_together(amplitude, monkeypatch):
@@ -663,14 +676,23 @@ def test_after_a_stop_nothing_more_is_sent_or_promised(amplitude, monkeypatch, c
     operator = AmplitudeKillSwitchOperator(task_id="kill", keys=["shop-cart"], kind="flag")
     amplitude.fault("status", method="PATCH", status=status, body="OK", headers={})
     before_each_request(monkeypatch, lambda call: operator.on_kill() if call.writes else None)
-    with pytest.raises(AirflowException, match="flag shop-cart may still be on"):
+    with pytest.raises(AirflowException, match="flag shop-cart may still be on") as failed:
         operator.execute(a_context())
+    assert isinstance(failed.value, AirflowFailException) is (status == 403)
     assert [method for method, _ in sent(amplitude)] == ["GET", "PATCH"]
     assert "Trying again" not in caplog.text
     assert "taking it from" not in caplog.text
 
 
-def test_a_stop_between_two_steps_ends_the_task_so_that_it_may_be_started_again(amplitude, monkeypatch):
+def test_a_stop_while_the_list_is_read_switches_nothing_off(amplitude, monkeypatch):
+    operator = AmplitudeKillSwitchOperator(task_id="kill", keys=["shop-cart"], kind="flag")
+    before_each_request(monkeypatch, lambda call: operator.on_kill())
+    with pytest.raises(AirflowException, match="the task was stopped"):
+        operator.execute(a_context())
+    assert patches(amplitude) == []
+
+
+def test_a_stop_between_two_steps_ends_the_task_so_that_it_may_be_started_again(amplitude, monkeypatch, caplog):
     operator = AmplitudeKillSwitchOperator(task_id="kill", keys=["shop-cart"], kind="flag")
     asked = []
 
@@ -684,6 +706,7 @@ def test_a_stop_between_two_steps_ends_the_task_so_that_it_may_be_started_again(
     with pytest.raises(AirflowException, match="still on, at 50 %: the task was stopped") as failed:
         operator.execute(a_context())
     assert not isinstance(failed.value, AirflowFailException)
+    assert "taking it from" not in caplog.text
     assert patches(amplitude) == [{"enabled": False}]
 
 
