@@ -24,7 +24,7 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},
     tags=["amplitude", "rollout"],
-    params={"deployments": Param(type="array", minItems=1, title="Deployments", description="Ids, from Amplitude.")},
+    params={"deployments": Param(type="array", minItems=1, title="Deployments", description="Ids, one a line.")},
 ) as dag:
     flag = AmplitudeCreateFlagOperator(
         task_id="flag",
