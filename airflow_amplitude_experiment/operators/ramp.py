@@ -109,12 +109,13 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         from airflow_amplitude_experiment.hooks.lookup import calls_of
 
         calls = calls_of(self.kind)
+        lost: RampDecision | None = None
         for attempt in range(1, ATTEMPTS + 1):
             found = client.read(self.reading(client))
             self.leave_link(context, client, found)
             decision = self._decide(client, found, to, expected)
             if not decision.changes:
-                return self._report(found, decision, written=False)
+                return self._report(found, lost or decision, written=lost is not None)
             if decision.raises:
                 self._refuse_what_was_stopped(context, client, found, decision, again=attempt > 1)
             try:
@@ -126,6 +127,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
                     raise
                 self.log.warning("%s Reading %s again.", error, self.target)
                 time.sleep(SECONDS_BEFORE_ANOTHER_LOOK)
+                lost = decision
                 continue
             self._confirm(client, found, decision)
             return self._report(found, decision, written=True)

@@ -84,7 +84,7 @@ def test_a_write_that_was_applied_but_not_answered_is_not_sent_twice(amplitude, 
     record = ramp(25, from_percentage=10)
     assert sent(amplitude).count("PATCH") == 1
     assert amplitude.flag(KEY)["rolloutPercentage"] == 25
-    assert record["after"] == 25
+    assert (record["before"], record["after"], record["written"]) == (10, 25, True)
 
 
 def test_a_write_that_was_lost_is_decided_anew_and_sent_again(amplitude):
