@@ -210,7 +210,19 @@ def test_an_earlier_ramp_of_another_object_proves_nothing(amplitude, monkeypatch
     amplitude.change(KEY, rolloutPercentage=0)
     of_another = a_record(amplitude, id="4711")
     with pytest.raises(AirflowFailException, match="stood at 80 %"):
-        later(a_context(run_type="scheduled"), of_another, percentage=50)
+        later(a_context(run_type="scheduled"), of_another, percentage=50, from_percentage=0)
+
+
+def test_a_mapped_ramp_upstream_explains_its_writes_too(amplitude):
+    amplitude.add_experiment("checkout", enabled=True, rolloutPercentage=0)
+    amplitude.change("checkout", rolloutPercentage=10)
+    with DAG("chain"):
+        mapped = AmplitudeRampRolloutOperator.partial(task_id="mapped", percentage=10).expand(flag_key=["a", "b"])
+        operator = AmplitudeRampRolloutOperator(task_id="r", experiment_key="checkout", percentage=50)
+        mapped >> operator
+    context = a_context(try_number=2)
+    context["ti"].of_others = {"mapped": a_record(amplitude, "checkout")}
+    assert operator.execute(context)["written"] is True
 
 
 def test_a_segment_that_was_lowered_is_not_raised_by_a_second_try(amplitude):
