@@ -15,7 +15,7 @@ from airflow_amplitude_experiment.api import Call, RolloutRefused
 
 from .description import Difference, Wanted, moment_of, second_call
 from .ramp import last_change
-from .segments import _writable
+from .segments import writable
 
 IfExists = Literal["adopt", "update", "fail"]
 THE_RAMPS = frozenset({"enabled", "rollout_percentage"})
@@ -184,7 +184,7 @@ def _segments_to_write(wanted: Wanted, found: Any) -> list[dict[str, Any]]:
     if getattr(found, "experiment_type", None) == "multi-arm-bandit" and found.enabled:
         what = "is a running bandit: Amplitude moves its weights itself, and writing segments back would undo that."
         raise refusal(wanted, found, what, "Change the segments in Amplitude.")
-    there = {each.name: _writable(found.key, each.as_json()) for each in found.target_segments or ()}
+    there = {each.name: writable(found.key, each.as_json()) for each in found.target_segments or ()}
     written = []
     for segment in wanted.post["target_segments"]:
         old = there.get(segment["name"], {})

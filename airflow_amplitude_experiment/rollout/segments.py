@@ -42,14 +42,18 @@ def with_percentage(found: Any, name: str, percentage: int) -> list[dict[str, An
         )
     rewritten = []
     for segment in found.target_segments:
-        written = _writable(found.key, segment.as_json())
+        written = writable(found.key, segment.as_json())
         if segment.name == name:
             written["percentage"] = percentage
         rewritten.append(written)
     return rewritten
 
 
-def _writable(key: str, segment: dict[str, Any]) -> dict[str, Any]:
+def writable(key: str, segment: dict[str, Any]) -> dict[str, Any]:
+    """Return a segment as the API takes it back.
+
+    :raises RolloutRefused: it holds something that can't be written.
+    """
     name = segment.get("name")
     segment = {field: value for field, value in segment.items() if not (field == "bucketingKey" and value is None)}
     if strange := sorted(segment.keys() - SEGMENT_FIELDS):
