@@ -20,6 +20,8 @@ from airflow_amplitude_experiment.api.errors import (
 )
 from airflow_amplitude_experiment.ui.links import URL_KEY, OpenInAmplitudeLink
 
+from ._assets import with_alias
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
@@ -43,12 +45,17 @@ class AmplitudeOperator(BaseOperator):
     writes_percentage = False
     """Whether this operator moves an object's percentage, so that a later ramp can explain its versions."""
 
+    writes_objects = False
+    """Whether this operator writes flags or experiments, so that it announces them as Airflow assets."""
+
     def __init__(
         self, *, reason: str | None = None, amplitude_conn_id: str = DEFAULT_CONNECTION, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.reason = reason
         self.amplitude_conn_id = amplitude_conn_id
+        if self.writes_objects:
+            self.outlets = with_alias(self.outlets)
 
     def execute(self, context: Context) -> Any:
         """Do the job; what can't heal by trying again ends the task at once."""
