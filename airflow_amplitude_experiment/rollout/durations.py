@@ -12,7 +12,7 @@ from typing import Any
 
 LONGEST = timedelta(days=3650)
 
-_WORDS = re.compile(r"(?:(\d+)d\s*)?(?:(\d+)h\s*)?(?:(\d+)m\s*)?(?:(\d+(?:\.\d{1,6})?)s)?", re.ASCII)
+_WORDS = re.compile(r"(?:(\d{1,9})d\s*)?(?:(\d{1,9})h\s*)?(?:(\d{1,9})m\s*)?(?:(\d{1,9}(?:\.\d{1,6})?)s)?", re.ASCII)
 
 
 def duration(given: str | timedelta | float, what: str) -> timedelta:
@@ -51,7 +51,7 @@ def in_words(length: timedelta) -> str:
 def _read(given: Any) -> timedelta | None:
     """Return the length, also a negative one, or ``None`` where this is no duration."""
     if isinstance(given, timedelta):
-        return given
+        return timedelta(seconds=given.total_seconds())  # a plain one, also where a pendulum came in
     if isinstance(given, bool):
         return None
     if isinstance(given, int | float):

@@ -8,61 +8,22 @@ and freezes hold back raises only; lowering, rollback and the kill switch never 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from . import windows as opening
-from .durations import duration, in_words
-from .windows import Freeze, Window, aware, freeze
+from .durations import duration
+from .stages import Stage as Stage
+from .stages import complete, percentage_of_plan, refuse_others, stage_from_mapping, stage_from_text, stated, wait
+from .windows import Freeze, aware, freeze
+from .windows import Window as Window
 
 if TYPE_CHECKING:
     from .preview import Preview
 
-NOTHING = timedelta(0)
-SHORTEST_LAST_BAKE = timedelta(hours=1)
 SIMPLE_STAGES = (1, 5, 10, 25, 50, 100)
-
-_STAGE = re.compile(r"([^\s%]+)\s*%\s*(.*)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of a plan: a percentage, and how long it is watched before the next one.
-
-    :param percentage: whole, 1 to 100.
-    :param bake: ``"1h"``, ``"1d 12h"``, or a timedelta; the last stage of a plan may leave it out.
-    :param guardrails: those of this stage alone, beside the rollout's.
-    :param approval: a person is asked after this stage's watch, before the next ramp.
-    """
-
-    percentage: int
-    bake: timedelta | str | None = None
-    guardrails: Sequence[Any] = field(default=(), repr=False)
-    approval: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "percentage", _percentage(self.percentage, "a stage"))
-        if self.bake is not None:
-            object.__setattr__(self, "bake", duration(self.bake, f"the bake of stage {self.percentage} %"))
-        if isinstance(self.guardrails, str | Mapping) or not isinstance(self.guardrails, Iterable):
-            raise ValueError(
-                f"guardrails={self.guardrails!r} of stage {self.percentage} % is not a list of guardrails."
-            )
-        object.__setattr__(self, "guardrails", tuple(self.guardrails))
-        if not isinstance(self.approval, bool):
-            raise ValueError(f"approval={self.approval!r} of stage {self.percentage} % is neither True nor False.")
-
-    @property
-    def watched(self) -> timedelta:
-        """How long the stage is watched; nothing where no bake is stated."""
-        return self.bake if isinstance(self.bake, timedelta) else NOTHING
-
-    def __str__(self) -> str:
-        return f"{self.percentage}%" if self.bake is None else f"{self.percentage}% {in_words(self.watched)}"
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -84,10 +45,9 @@ class RolloutPlan:
     def __init__(
         self, stages: Sequence[Stage], *, windows: Sequence[Window] = (), freezes: Sequence[Sequence[Any]] = ()
     ) -> None:
-        object.__setattr__(self, "stages", _checked(stages))
-        object.__setattr__(self, "windows", _sequence("windows", windows, Window))
-        pairs = _sequence("freezes", freezes, tuple | list)  # type: ignore[arg-type]
-        object.__setattr__(self, "freezes", tuple(freeze(pair) for pair in pairs))
+        object.__setattr__(self, "stages", complete(_all("stages", stages, Stage)))
+        object.__setattr__(self, "windows", _all("windows", windows, Window))
+        object.__setattr__(self, "freezes", tuple(freeze(pair) for pair in _all("freezes", freezes, object)))
 
     # --- making one ---
 
@@ -96,7 +56,7 @@ class RolloutPlan:
         """Read ``"1% 1h, 10% 1d, 50% 1d, 100%"``: percentages, each with how long it is watched."""
         if not isinstance(text, str):
             raise ValueError(f"a plan's text is needed, such as '1% 1h, 10% 1d, 100%', not {text!r}.")
-        stages = [_stage(part.strip()) for part in text.split(",")] if text.strip() else []
+        stages = [stage_from_text(part) for part in text.split(",")] if text.strip() else []
         return cls(stages, windows=windows, freezes=freezes)
 
     @classmethod
@@ -104,13 +64,9 @@ class RolloutPlan:
         cls, over: str | timedelta, *, windows: Sequence[Window] = (), freezes: Sequence[Sequence[Any]] = ()
     ) -> RolloutPlan:
         """Go by 1, 5, 10, 25 and 50 to 100 %; a duration such as ``"5d"`` is split evenly over the first five."""
-        whole = duration(over, "the duration of a simple plan")
-        if whole / 5 <= NOTHING:
-            raise ValueError(
-                f"the duration of a simple plan, {over!r}, is empty. Write how long it takes, such as '5d'."
-            )
-        stages = [Stage(percentage, None if percentage == 100 else whole / 5) for percentage in SIMPLE_STAGES]
-        return cls(stages, windows=windows, freezes=freezes)
+        *watched, last = SIMPLE_STAGES
+        bake = wait(stated(over, "the duration of a simple plan") / len(watched), watched[0])
+        return cls([*(Stage(each, bake) for each in watched), Stage(last)], windows=windows, freezes=freezes)
 
     @classmethod
     def linear(
@@ -124,17 +80,19 @@ class RolloutPlan:
         freezes: Sequence[Sequence[Any]] = (),
     ) -> RolloutPlan:
         """Go from the first percentage to the last in equal steps; the last step may be smaller."""
-        first, last = _percentage(first, "first"), _percentage(last, "last")
-        step = _percentage(step, "step")
+        for name, given in (("first", first), ("last", last), ("step", step)):
+            percentage_of_plan(given, name)
         if last < first:
-            raise ValueError(f"first={first} is above last={last}: a plan only goes up. {_DOWN}")
-        bake = _positive(duration(every, "every"), first)
+            raise ValueError(f"falling percentages: first={first} is above last={last}. A plan only goes up.")
+        bake = wait(stated(every, "every"), first)
         stages = [*(Stage(each, bake) for each in range(first, last, step)), Stage(last)]
         return cls(stages, windows=windows, freezes=freezes)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> RolloutPlan:
         """Read a plan from a YAML file; windows and freezes may be left out.
+
+        A DAG file names it beside itself: ``Path(__file__).with_name("plan.yaml")``.
 
         .. code-block:: yaml
 
@@ -152,7 +110,7 @@ class RolloutPlan:
 
         try:
             with open(path, encoding="utf-8") as file:
-                return cls.from_dict(yaml.safe_load(file))
+                return cls._read(yaml.safe_load(file))
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
@@ -168,10 +126,19 @@ class RolloutPlan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RolloutPlan:
         """Return the plan that :meth:`as_dict` wrote; its guardrails are not in there."""
-        _refuse_others(data, "a plan", ("stages", "windows", "freezes"))
+        if not isinstance(data, Mapping):
+            return cls._read(data)
+        return cls._read({**data, "stages": [_timed(each) for each in _list(data, "stages")]})
+
+    @classmethod
+    def _read(cls, data: Any) -> RolloutPlan:
+        refuse_others(data, "a plan", ("stages", "windows", "freezes"))
         return cls(
-            [_stage(each) if isinstance(each, str) else _stage_of(each) for each in _list(data, "stages")],
-            windows=[_window_of(each) for each in _list(data, "windows")],
+            [
+                stage_from_text(each) if isinstance(each, str) else stage_from_mapping(each)
+                for each in _list(data, "stages")
+            ],
+            windows=[_window(each) for each in _list(data, "windows")],
             freezes=_list(data, "freezes"),
         )
 
@@ -212,9 +179,12 @@ class RolloutPlan:
 
     def at(self, start: datetime, now: datetime) -> int:
         """Return the percentage that should stand now, if all went well since the start; 0 before it."""
-        now, stands = aware(now, "now"), 0
-        for stage, _ in zip(self.stages, self._reached(aware(start, "start"), until=now), strict=False):
-            stands = stage.percentage
+        ready, stands = aware(start, "start"), 0
+        for stage in self.stages:
+            moment = opening.first_opening(ready, until=aware(now, "now"), windows=self.windows, freezes=self.freezes)
+            if moment is None:
+                break
+            ready, stands = moment + stage.watched, stage.percentage
         return stands
 
     def next_change(self, start: datetime, now: datetime) -> datetime | None:
@@ -237,15 +207,11 @@ class RolloutPlan:
         """
         return opening.next_opening(aware(moment, "moment"), windows=self.windows, freezes=self.freezes)
 
-    def _reached(self, start: datetime, *, until: datetime | None = None) -> Iterator[datetime]:
-        """Yield when each stage is reached, no further than asked for: a far freeze is no trouble to today."""
+    def _reached(self, start: datetime) -> Iterator[datetime]:
+        """Yield one after the other, so that a freeze without an end troubles no stage before it."""
         ready = start
         for stage in self.stages:
-            if until is not None and ready > until:
-                return
             moment = self.next_opening(ready)
-            if until is not None and moment > until:
-                return
             yield moment
             ready = moment + stage.watched
 
@@ -292,101 +258,20 @@ class RolloutPlan:
 
     def __repr__(self) -> str:
         limits = [f", {name}={value!r}" for name in ("windows", "freezes") if (value := getattr(self, name))]
-        return f"RolloutPlan.parse({str(self)!r}{''.join(limits)})"
+        return f"RolloutPlan({list(self.stages)!r}{''.join(limits)})"
 
 
-_DOWN = "Going down is the rollback's job (rollback_to), or a ramp of its own with allow_decrease=True."
-
-
-def _checked(stages: Any) -> tuple[Stage, ...]:
-    """Return the stages with the bake of the last one filled in, once they make sense together."""
-    whole = _sequence("stages", stages, Stage)
-    if not whole:
-        raise ValueError("a plan without a stage. Write at least one, such as '10% 1d, 100%'.")
-    for before, after in pairwise(whole):
-        if before.percentage == after.percentage:
-            raise ValueError(f"two stages are alike: {before.percentage} % is there twice. Leave one out.")
-        if before.percentage > after.percentage:
-            raise ValueError(f"falling percentages: {before.percentage} %, then {after.percentage} %. {_DOWN}")
-    *others, last = whole
-    for each in others:
-        if each.bake is None:
-            raise ValueError(
-                f"stage {each.percentage} % does not say how long it is watched before the next. "
-                f"Write '{each.percentage}% 1d'; only the last stage may leave it out."
-            )
-        _positive(each.watched, each.percentage)
-    if last.approval:
-        before_it = f"the stage before, {others[-1].percentage} %" if others else "a stage before it"
-        raise ValueError(
-            f"approval=True on the last stage, {last.percentage} %, would ask nothing: a person is asked after a "
-            f"stage's watch, before the next ramp. Put it on {before_it}."
-        )
-    if last.bake is None:
-        longest = max([each.watched for each in others] + [SHORTEST_LAST_BAKE])
-        last = Stage(last.percentage, longest, last.guardrails, last.approval)
-    return (*others, last)
-
-
-def _positive(bake: timedelta, percentage: int) -> timedelta:
-    if bake > NOTHING:
-        return bake
-    raise ValueError(
-        f"stage {percentage} % is watched for {in_words(bake)}, which is an empty wait. Write how long it is watched "
-        f"before the next stage, such as '{percentage}% 1h', or leave the stage out."
-    )
-
-
-def _percentage(given: Any, what: str) -> int:
-    """Check a percentage of a plan, 1 to 100 and whole."""
-    if isinstance(given, float):
-        raise ValueError(
-            f"{what} has {given} %: fractions are not possible, because Amplitude buckets people in steps of 1 %. "
-            "Write a whole number from 1 to 100."
-        )
-    if not isinstance(given, int) or isinstance(given, bool):
-        raise ValueError(f"{what} has {given!r} for a percentage. Write a whole number from 1 to 100.")
-    if given > 100:
-        raise ValueError(f"{what} has {given} %, which is over 100. Write a whole number from 1 to 100.")
-    if given < 1:
-        raise ValueError(f"{what} has {given} %, which reaches nobody. Write a whole number from 1 to 100. {_DOWN}")
-    return given
-
-
-def _stage(text: str) -> Stage:
-    """Read one stage of a plan's text."""
-    found = _STAGE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is not a stage of a plan. Write a percentage and a wait, such as '10% 1d'.")
-    number, wait = found.groups()
-    return Stage(_number(number, text), wait.strip() or None)
-
-
-def _number(text: str, stage: str) -> int:
-    if re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII):
-        return int(text)
-    if re.fullmatch(r"[+-]?\d*[.,]\d+|\d+/\d+", text, re.ASCII):
-        return _percentage(float("nan"), f"stage {stage!r}") if "/" in text else _percentage(float(text), stage)
-    raise ValueError(f"{stage!r} is not a stage of a plan: {text!r} is no whole number. Write it like '10% 1d'.")
-
-
-def _stage_of(data: Any) -> Stage:
-    _refuse_others(data, "a stage", ("percentage", "bake", "approval"))
-    if "percentage" not in data:
-        raise ValueError(f"stage {dict(data)!r} has no percentage.")
-    return Stage(data["percentage"], data.get("bake"), approval=data.get("approval", False))
-
-
-def _window_of(data: Any) -> Window:
-    _refuse_others(data, "a window", ("days", "hours", "timezone"))
+def _window(data: Any) -> Window:
+    refuse_others(data, "a window", ("days", "hours", "timezone"))
     return Window(**data)
 
 
-def _refuse_others(data: Any, what: str, allowed: Sequence[str]) -> None:
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{what} must be a mapping with {', '.join(allowed)}, not {data!r}.")
-    if others := [str(each) for each in data if each not in allowed]:
-        raise ValueError(f"{what} has no {', '.join(others)}. Allowed are {', '.join(allowed)}.")
+def _timed(stage: Any) -> Any:
+    """Give a stage's number the unit that :meth:`RolloutPlan.as_dict` wrote it in."""
+    number = stage.get("bake") if isinstance(stage, Mapping) else None
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        return stage
+    return {**stage, "bake": duration(number, "the bake of a stage in seconds")}
 
 
 def _list(data: Mapping[str, Any], name: str) -> list[Any]:
@@ -396,7 +281,7 @@ def _list(data: Mapping[str, Any], name: str) -> list[Any]:
     return value or []
 
 
-def _sequence(name: str, given: Any, kind: type) -> tuple[Any, ...]:
+def _all(name: str, given: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
     """Check a list argument, in which a single thing is the usual slip."""
     if not isinstance(given, list | tuple):
         raise ValueError(f"{name} must be a list or a tuple, not {given!r}.")

@@ -100,20 +100,30 @@ def next_opening(moment: datetime, *, windows: Sequence[Window], freezes: Sequen
     :param moment: in UTC.
     :raises ValueError: there is none within 366 days.
     """
-    found = moment
-    while found <= moment + FARTHEST:
-        if frozen_until := max((end for start, end in freezes if start <= found < end), default=None):
-            found = frozen_until
-        elif is_open(found, windows=windows, freezes=()):
-            return found
-        else:
-            found = min(window.next_edge(found) for window in windows)
+    found = first_opening(moment, until=moment + FARTHEST, windows=windows, freezes=freezes)
+    if found is not None:
+        return found
     within = "; ".join(str(each) for each in windows) or "at any time"
     frozen = "; ".join(f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC" for start, end in freezes)
     raise ValueError(
         f"no moment within {FARTHEST.days} days after {moment:%Y-%m-%d %H:%M} UTC at which this rollout may go up. "
         f"Windows: {within}. Freezes: {frozen or 'none'}. Shorten the freezes or widen the windows."
     )
+
+
+def first_opening(
+    moment: datetime, *, until: datetime, windows: Sequence[Window], freezes: Sequence[Freeze]
+) -> datetime | None:
+    """Return the first moment from this one on at which a rollout may go up, ``None`` if it is past ``until``."""
+    found = moment
+    while found <= until:
+        if frozen_until := max((end for start, end in freezes if start <= found < end), default=None):
+            found = frozen_until
+        elif is_open(found, windows=windows, freezes=()):
+            return found
+        else:
+            found = min(window.next_edge(found) for window in windows)
+    return None
 
 
 def aware(moment: Any, what: str) -> datetime:
@@ -126,7 +136,11 @@ def aware(moment: Any, what: str) -> datetime:
         raise ValueError(f"{what}={moment!r} is not a datetime. Pass an aware one, such as {_EXAMPLE}.")
     if moment.utcoffset() is None:
         raise ValueError(f"{what}={moment!r} has no time zone. Pass an aware datetime, such as {_EXAMPLE}.")
-    return moment.astimezone(UTC)
+    try:
+        there = moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{what}={moment!r} is beyond what a date can say in UTC.") from error
+    return datetime.combine(there.date(), there.time(), UTC)  # a plain one, also where a pendulum came in
 
 
 _EXAMPLE = "datetime(2026, 11, 22, 9, tzinfo=UTC)"
