@@ -85,13 +85,76 @@ FORM_BEHAVIOUR: dict[str, Any] = {
     },
 }
 
+ANALYTICS_FIELDS: dict[str, Any] = {
+    "region": {
+        "label": "Data region",
+        "description": "Where Amplitude keeps the organization's data. Keys of one region are unknown in the other.",
+        "schema": {"type": ["string", "null"], "enum": ["us", "eu"], "default": "us"},
+    },
+    "timezone": {
+        "label": "Project time zone",
+        "description": "As in Amplitude's project settings, e.g. Europe/Berlin: tells which day of a chart is over. "
+        "Empty: a day counts once it is over everywhere on earth.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "timeout": {
+        "label": "Timeout (seconds)",
+        "description": "How long to wait for a connection, and for each part of an answer.",
+        "schema": {"type": ["integer", "null"], "minimum": 1, "default": 30},
+    },
+}
+
+ANALYTICS_FORM_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["schema", "port", "extra"],
+    "relabeling": {"login": "Project API key", "password": "Project secret key", "host": "Base URL (optional)"},
+    "placeholders": {
+        "login": "from Amplitude: Settings > Projects",
+        "password": "from the same page; not a management key",
+        "host": "only for an emulator or a proxy, e.g. http://127.0.0.1:8765",
+    },
+}
+
+CONFIG: dict[str, Any] = {
+    "amplitude_experiment": {
+        "description": "Settings of the provider for Amplitude Experiment.",
+        "options": {
+            "audit_path": {
+                "description": "Folder or bucket (an ObjectStoragePath) that takes one immutable JSON object for each\n"
+                "line of the audit log. Where it can't be written, nothing goes up; the way down goes on.\n"
+                "Empty: the task logs are the only audit log.\n",
+                "version_added": "0.1.0",
+                "type": "string",
+                "example": "s3://aws_default@audit-bucket/amplitude",
+                "default": None,
+            }
+        },
+    }
+}
+_NAME = "Amplitude Experiment"
+
+
+def _modules(package: str, *names: str) -> list[dict[str, Any]]:
+    found = [f"airflow_amplitude_experiment.{package}.{name}" for name in names]
+    return [{"integration-name": _NAME, "python-modules": found}]
+
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider metadata that Airflow's ``apache_airflow_provider`` entry point asks for."""
     return {
         "package-name": "airflow-provider-amplitude-experiment",
-        "name": "Amplitude Experiment",
+        "name": _NAME,
         "description": "Staged rollouts of Amplitude flags and experiments.",
+        "integrations": [
+            {
+                "integration-name": _NAME,
+                "external-doc-url": "https://amplitude.com/docs/apis/experiment",
+                "tags": ["service"],
+            }
+        ],
+        "operators": _modules("operators", "api_call", "create", "kill", "ramp"),
+        "sensors": _modules("sensors", "end_date"),
+        "hooks": _modules("hooks", "analytics", "experiment"),
+        "triggers": _modules("triggers", "approval", "end_date"),
         "connection-types": [
             {
                 "connection-type": "amplitude_experiment",
@@ -99,7 +162,15 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-name": "Amplitude Experiment",
                 "ui-field-behaviour": FORM_BEHAVIOUR,
                 "conn-fields": CONNECTION_FIELDS,
-            }
+            },
+            {
+                "connection-type": "amplitude_analytics",
+                "hook-class-name": "airflow_amplitude_experiment.hooks.analytics.AmplitudeAnalyticsHook",
+                "hook-name": "Amplitude Analytics",
+                "ui-field-behaviour": ANALYTICS_FORM_BEHAVIOUR,
+                "conn-fields": ANALYTICS_FIELDS,
+            },
         ],
         "extra-links": ["airflow_amplitude_experiment.ui.links.OpenInAmplitudeLink"],
+        "config": CONFIG,
     }

@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analytics import AmplitudeAnalyticsHook as AmplitudeAnalyticsHook
     from .experiment import AmplitudeExperimentHook as AmplitudeExperimentHook
 
-_HOME = {"AmplitudeExperimentHook": "experiment"}
+_HOME = {"AmplitudeAnalyticsHook": "analytics", "AmplitudeExperimentHook": "experiment"}
 __all__ = sorted(_HOME)
 
 
