@@ -137,8 +137,9 @@ def expected_conversions(treatment: Arm, control: Arm) -> float:
 
     Expected and not observed ones: a release that breaks the checkout never gets to any number of observed ones.
     """
-    mean = _together(treatment, control).mean
-    return 0.0 if mean is None else min(treatment.n, control.n) * min(mean, 1 - mean)
+    together = _together(treatment, control)
+    rarer = min(together.sum, together.n - together.sum)
+    return min(treatment.n, control.n) * rarer / together.n if together.n else 0.0
 
 
 def tau(mde: float | str, control_mean: float) -> float:
@@ -234,10 +235,10 @@ def units_needed(variance: float, mde: float, alpha_c: float) -> float:
 def _stratum(treatment: Arm, control: Arm) -> tuple[float, float, float] | None:
     """Both means and the variance of their difference in one stage, or ``None`` where it is too small to enter."""
     together = _together(treatment, control)
-    smaller = min(treatment.n, control.n)
-    if smaller < (UNITS_FOR_A_RATE if together.is_rate else UNITS_FOR_A_MEAN):
+    is_rate = treatment.is_rate and control.is_rate
+    if min(treatment.n, control.n) < (UNITS_FOR_A_RATE if is_rate else UNITS_FOR_A_MEAN):
         return None
-    if together.is_rate and expected_conversions(treatment, control) < CONVERSIONS:
+    if is_rate and expected_conversions(treatment, control) < CONVERSIONS:
         return None
     treated, untreated = treatment.mean, control.mean
     of_t, of_c, pooled = treatment.variance, control.variance, together.variance
@@ -361,7 +362,7 @@ def _refuse_what_is_no_rate(arm: Arm) -> None:
 
 def _refuse_impossible_squares(name: str, squares: float, linear: tuple[str, float], n: int) -> None:
     """Σy² is at least (Σy)² / n, whatever the units are; of no units both are 0."""
-    if squares < 0 or linear[1] ** 2 > n * squares * (1 + ROUNDING):
+    if squares < 0 or (squares and not n) or linear[1] * linear[1] > n * squares * (1 + ROUNDING):
         raise ValueError(
             f"{name} is {squares:g} with {linear[0]} {linear[1]:g} over {n} units: the sum of the squares is at least "
             f"{linear[0]}²/n. Square each unit's own value and add those up."
@@ -376,7 +377,7 @@ def _refuse_half_a_ratio(arm: Arm) -> None:
     if arm.den_sum < 0:
         raise ValueError(f"den_sum is {arm.den_sum:g}; what a ratio is divided by (requests, orders) is not negative.")
     _refuse_impossible_squares("den_sum_sq", arm.den_sum_sq, ("den_sum", arm.den_sum), arm.n)
-    if arm.num_den_sum**2 > _squares(arm) * arm.den_sum_sq * (1 + ROUNDING):
+    if arm.num_den_sum * arm.num_den_sum > _squares(arm) * arm.den_sum_sq * (1 + ROUNDING):
         raise ValueError(
             f"num_den_sum is {arm.num_den_sum:g}; its square is at most sum_sq · den_sum_sq. Multiply each unit's own "
             "numerator and denominator and add those up."
