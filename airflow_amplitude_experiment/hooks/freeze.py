@@ -70,6 +70,10 @@ class Freeze:
         """Whether there is anything to look at."""
         return bool(self.globs or self.wrong or self.unreadable)
 
+    def may_name(self, key: str | None) -> bool:
+        """Whether an object may be frozen: it is named, or nobody knows."""
+        return self.unreadable is not None or self.names(key) is not None
+
     def names(self, key: str | None) -> str | None:
         """Return what names an object; one without a key could be any."""
         if self.wrong:
@@ -82,14 +86,13 @@ class Freeze:
         :raises RolloutRefused: it is frozen.
         :raises AirflowException: whether it is can't be read.
         """
-        glob = self.names(key)
-        if glob is None and self.unreadable is None:
+        if not self.may_name(key):
             return
         for rise in rises:
             self.raise_unreadable()
             raise RolloutRefused(
-                f"{what}: refused, because the Airflow Variable {VARIABLE} freezes {key or 'it'} ({glob}), and {rise}. "
-                "Nothing was sent. Going down is always allowed; take the key out of the Variable to go up again."
+                f"{what}: refused, because the Airflow Variable {VARIABLE} freezes {key or 'it'} ({self.names(key)}), "
+                f"and {rise}. Nothing was sent. Going down is always allowed; to go up again, take it out of the Variable."
             )
 
     def raise_unreadable(self) -> None:

@@ -10,6 +10,8 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 
+from asgiref.sync import sync_to_async
+
 from airflow_amplitude_experiment.api import (
     AmplitudeError,
     AmplitudeNotFound,
@@ -22,7 +24,8 @@ from airflow_amplitude_experiment.api._client import AsyncClient, Client
 from airflow_amplitude_experiment.api.errors import cut
 from airflow_amplitude_experiment.api.models import Page
 
-from .moves import completed, moves, own_rises, rises_above_standing
+from .freeze import Freeze
+from .moves import completed, lets_in, moves, own_rises, rises_above_standing
 from .projects import CALLS, listed, refuse_id_in_several_projects
 from .projects import Reading as Reading
 from .rules import Rules
@@ -38,6 +41,7 @@ class GuardedClient(Client):
     def __init__(self, api_key: str, *, rules: Rules, **options: Any) -> None:
         super().__init__(api_key, **options)
         self._rules = rules
+        self.told: set[str] = set()  # what the log says is being sent
 
     @property
     def rules(self) -> Rules:
@@ -51,11 +55,13 @@ class GuardedClient(Client):
         :param found: the object as just read; without it the rules read it first where they need it.
         :param way_down: a kill or a rollback, which only ``read_only`` can stop. It can't go up. Where it ends at
             0 % or off and ``found`` is not given, nothing is read first: reading may be what fails.
-        :raises RolloutRefused: a rule forbids it; nothing was sent.
+        :raises RolloutRefused: a rule or the freeze forbids it; nothing was sent.
+        :raises AirflowException: it goes up, and whether it is frozen can't be read.
         :raises AmplitudeReadOnly: the connection is read-only; what would be sent stands in the log.
         """
         if call.writes:
-            self.read(guard(self, call, reason=reason, found=found, way_down=way_down))
+            freeze = Freeze() if way_down else Freeze.now()
+            self.read(guard(self, call, reason=reason, found=found, way_down=way_down, freeze=freeze))
         return super().send(call)
 
     def iterate(self, call: Call[Page[T]]) -> Iterator[T]:
@@ -86,6 +92,7 @@ class GuardedAsyncClient(AsyncClient):
     def __init__(self, api_key: str, *, rules: Rules, **options: Any) -> None:
         super().__init__(api_key, **options)
         self._rules = rules
+        self.told: set[str] = set()  # what the log says is being sent
 
     @property
     def rules(self) -> Rules:
@@ -95,7 +102,8 @@ class GuardedAsyncClient(AsyncClient):
     async def send(self, call: Call[T], *, reason: str | None = None, found: Any = None, way_down: bool = False) -> T:
         """Send one call, if the rules allow it; as :meth:`GuardedClient.send`."""
         if call.writes:
-            await self.read(guard(self, call, reason=reason, found=found, way_down=way_down))
+            freeze = Freeze() if way_down else await sync_to_async(Freeze.now)()
+            await self.read(guard(self, call, reason=reason, found=found, way_down=way_down, freeze=freeze))
         return await super().send(call)
 
     def iterate(self, call: Call[Page[T]]) -> AsyncIterator[T]:
@@ -132,27 +140,30 @@ def guard(
     reason: str | None,
     found: Any,
     way_down: bool,
+    freeze: Freeze,
 ) -> Reading[None]:
-    """Check a write against the rules and log it; yields what has to be read for that."""
+    """Check a write against the rules and the freeze, and log it; yields what has to be read for that."""
     rules, write = client.rules, Write.of(call, dialect=client.dialect)
     if way_down:
         write.refuse_more_than_down()
     else:
         rules.check_reason(reason, write.in_words(found))
     if found is not None or not (way_down and write.ends_at_nothing):
-        found = yield from _object_of(write, rules, found)
+        found = yield from object_of(write, rules, found)
         rules.check_project(write.project_of(found), write.in_words(found))
-        yield from (_check_down(write, found) if way_down else _check_rules(write, rules, found))
+        yield from (_check_down(write, found) if way_down else _check_rules(write, rules, freeze, found))
     line = f"{write.shown()}{_where(client, found)}{f', reason: {cut(reason)}' if reason else ''}"
     if rules.mode == "read_only":
         log.info("Read-only connection, would send %s", line)
         raise AmplitudeReadOnly(
             f"{write.in_words(found)}: the connection is read-only. Nothing was sent; the log says what would be."
         )
-    log.info("Sending %s", line)
+    again = way_down and line in client.told  # a way down is tried every few seconds, and told once
+    client.told.add(line)
+    log.log(logging.DEBUG if again else logging.INFO, "Sending %s", line)
 
 
-def _object_of(write: Write, rules: Rules, found: Any) -> Reading[Any]:
+def object_of(write: Write, rules: Rules, found: Any = None) -> Reading[Any]:
     """Return the object that a write changes, ``None`` where it creates one."""
     if write.creates:
         return None
@@ -178,21 +189,26 @@ def _deployment(wanted: str) -> Reading[Any]:
     raise AmplitudeNotFound(f"there is no deployment {wanted} that this key can see", method="GET", path="deployments")
 
 
-def _check_rules(write: Write, rules: Rules, found: Any) -> Reading[None]:
-    """Refuse what the rules on keys and percentages forbid."""
+def _check_rules(write: Write, rules: Rules, freeze: Freeze, found: Any) -> Reading[None]:
+    """Refuse what the rules on keys and percentages forbid, and what raises a frozen object."""
     what = write.in_words(found)
-    for key in write.keys(found):
+    keys = write.keys(found)
+    for key in keys:
         rules.check_key(key, what)
     if write.is_on_toggle:
-        if rules.limit_percentages:
+        if rules.limit_percentages or any(map(freeze.may_name, keys)):
             whole = None if found is None else (yield from completed(write, found))
-            rules.check_rises(own_rises(write.function, write.arguments, whole), what)
-    elif rules.name_keys or rules.limit_percentages:
+            rises = list(own_rises(write.function, write.arguments, whole))
+            rules.check_rises(rises, what)
+            for key in keys:
+                freeze.check_rises(key, [*rises, *lets_in(write.function, write.arguments, whole)], what)
+    elif rules.name_keys or rules.limit_percentages or freeze.may_name_something:
         for move in (yield from moves(write, found)):
             behind = f"{what}, which moves the traffic of {move.found.key}"
             rules.check_key(move.found.key, behind)
-            if rules.limit_percentages:
-                rules.check_rises(move.rises(), behind)
+            rises = list(move.rises())
+            rules.check_rises(rises, behind)
+            freeze.check_rises(move.found.key, rises, behind)
 
 
 def _check_down(write: Write, found: Any) -> Reading[None]:

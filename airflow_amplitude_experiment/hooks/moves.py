@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_amplitude_experiment.api import experiments, flags, holdouts
+from airflow_amplitude_experiment.api import RolloutRefused, experiments, flags, holdouts
 
 from .audience import Rise, audiences, created, rises, scaled, serves, standing
 from .projects import CALLS, Reading, listed
@@ -55,6 +55,36 @@ def own_rises(function: str, arguments: Mapping[str, Any], found: Any) -> Iterat
         after = created(arguments)
         return rises(scaled(after, 0), after)
     return rises(*audiences(function, arguments, found))
+
+
+def lets_in(function: str, arguments: Mapping[str, Any], found: Any) -> Iterator[str]:
+    """Yield how a call gives somebody a variant without moving a percentage.
+
+    The rules on percentages leave this alone, so that testers can be let in below ``max_percentage``: who is named
+    one by one is no share of all users. ``deny_keys`` and ``read_only`` stop it. A freeze stops it as well.
+    """
+    if function == "add_users":
+        yield f"{len(arguments['ids'])} more people would be included"
+    if function == "update" and found is not None and not serves(found):
+        enabled = arguments.get("enabled", bool(found.enabled))
+        if enabled and not arguments.get("archive", bool(found.deleted)):
+            yield "it would be switched on, also for the users included in it"
+
+
+def may_raise(write: Write, found: Any) -> bool:
+    """Whether more people may get something by a call; yes where what was read does not tell.
+
+    :param found: the object that it changes, ``None`` where it creates one.
+    """
+    if not write.is_on_toggle:
+        return True
+    if write.function in VARIANT_CALLS and not found.rollout_weights:
+        return True
+    try:
+        rises = (*own_rises(write.function, write.arguments, found), *lets_in(write.function, write.arguments, found))
+    except RolloutRefused:  # not every percentage is shown
+        return not write.ends_at_nothing
+    return bool(rises)
 
 
 def rises_above_standing(function: str, arguments: Mapping[str, Any], found: Any) -> Iterator[Rise]:

@@ -76,7 +76,11 @@ class Rules:
             )
 
     def check_rises(self, rises: Iterable[Rise], what: str) -> None:
-        """Refuse a raise that is too high, or too large a step. Going down is always allowed."""
+        """Refuse a raise that is too high, or too large a step. Going down is always allowed.
+
+        People who are included one by one (``add_users``) are no share of all users, and not limited by this; a cohort
+        counts as everybody.
+        """
         for rise in rises:
             if self.max_percentage is not None and rise.after > self.max_percentage:
                 raise _refusal(what, "max_percentage", f"{rise}, above {self.max_percentage} %")
