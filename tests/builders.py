@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -60,23 +61,41 @@ def a_version(
 
 
 class FakeTaskInstance:
-    """As much of a task instance as operators use."""
+    """As much of a task instance as operators use.
 
-    def __init__(self, try_number: int = 1) -> None:
+    ``of_others`` holds what other tasks left: by task id their result, by (task id, key) anything else.
+    """
+
+    dag_id = "rollout"
+    run_id = "manual__1"
+
+    def __init__(self, try_number: int = 1, task_id: str = "task") -> None:
         self.try_number = try_number
+        self.task_id = task_id
+        self.map_index = -1
         self.xcoms: dict[str, Any] = {}
-        self.of_others: dict[str, Any] = {}
+        self.of_others: dict[Any, Any] = {}
+        self.states: dict[str, str] = {}
 
     def xcom_push(self, key: str, value: Any) -> None:
-        self.xcoms[key] = value
+        self.xcoms[key] = json.loads(json.dumps(value))
 
-    def xcom_pull(self, task_ids: list[str]) -> list[Any]:
-        return [self.of_others.get(task_id) for task_id in task_ids]
+    def xcom_pull(self, task_ids: str | list[str], key: str = "return_value", map_indexes: int | None = None) -> Any:
+        if isinstance(task_ids, list):
+            return [self.xcom_pull(task_id, key) for task_id in task_ids]
+        if task_ids == self.task_id and key in self.xcoms:
+            return self.xcoms[key]
+        return self.of_others.get(task_ids if key == "return_value" else (task_ids, key))
+
+    def get_task_states(self, *, task_ids: list[str], **_: Any) -> dict[str, dict[str, str]]:
+        return {self.run_id: {each: self.states[each] for each in task_ids if each in self.states}}
 
 
-def a_context(*, try_number: int = 1, run_type: str | None = "manual", clear_number: int = 0) -> Any:
+def a_context(
+    *, try_number: int = 1, run_type: str | None = "manual", clear_number: int = 0, task_id: str = "task"
+) -> Any:
     """The context of a task; ``run_type=None`` leaves the run out."""
-    context: dict[str, Any] = {"ti": FakeTaskInstance(try_number)}
+    context: dict[str, Any] = {"ti": FakeTaskInstance(try_number, task_id)}
     if run_type is not None:
         context["dag_run"] = SimpleNamespace(
             run_type=run_type,

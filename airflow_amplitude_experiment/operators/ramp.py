@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from airflow_amplitude_experiment.api._checks import boolean, one_of, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
+from ._assets import announce
+from ._audit import Audit
 from ._base import AmplitudeOperator, TargetMixin, given, is_known
 
 if TYPE_CHECKING:
@@ -18,9 +20,54 @@ if TYPE_CHECKING:
     from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.rollout.ramp import RampDecision
 
+AUDITED = ("stage", "approved_by", "by_hand", "guardrails", "evidence_anew", "analysis_from")
+"""What of a record's facts belongs into the audit lines."""
+
 ON_DRIFT = one_of("fail", "continue", "overwrite")
 ATTEMPTS = 3
 SECONDS_BEFORE_ANOTHER_LOOK = 2.0
+
+
+class Order(NamedTuple):
+    """What is asked for: the percentage, the only one to start from, and whether it may switch the object on.
+
+    :param later: percentages of later stages of the same plan, at which there is nothing left to do.
+    """
+
+    to: int
+    expected: int | None = None
+    enable: bool = False
+    later: tuple[int, ...] = ()
+
+
+class Move(NamedTuple):
+    """What is to be written.
+
+    :param along: fields that are sent in the same request and move nobody.
+    :param facts: what the record and the audit lines say besides.
+    """
+
+    found: Any
+    decision: RampDecision
+    along: dict[str, Any]
+    facts: dict[str, Any]
+
+    def line(self, kind: str) -> dict[str, Any]:
+        """Return what the audit lines say of it."""
+        found, decision = self.found, self.decision
+        facts = {name: value for name, value in self.facts.items() if name in AUDITED and value}
+        return {
+            "kind": kind,
+            "key": found.key,
+            "id": found.id,
+            "project_id": found.project_id,
+            "before": decision.before,
+            "after": decision.after,
+            "raises": decision.raises,
+            **({"segment": decision.segment} if decision.segment else {}),
+            **({"switches_on": True} if decision.enables else {}),
+            **facts,
+        }
 
 
 class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
@@ -44,7 +91,8 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
     :param amplitude_conn_id: id of the Airflow connection.
     :raises AirflowFailException: refused, or an error that another try can't heal.
     :return: a record: ``kind``, ``key``, ``id``, ``project_id``, ``segment``, ``before``, ``after``, ``enabled``,
-        ``switched_on``, ``written``, ``at`` (UTC), ``reason``. With a read-only connection ``after`` is what would
+        ``switched_on``, ``written``, ``at`` (UTC), ``reason``, and where it came from: ``environment``, ``dag_id``,
+        ``run_id``, ``task_id``, ``map_index``, ``try_number``. With a read-only connection ``after`` is what would
         have been written.
 
     Source: Management API, "Edit experiment" and "Edit flag" (``rolloutPercentage``, ``targetSegments``).
@@ -62,6 +110,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
     )
 
     writes_percentage = True
+    writes_objects = True
 
     def __init__(
         self,
@@ -100,50 +149,81 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         from ._past import skip_in_the_past
 
         skip_in_the_past(context, self.log)
-        percentage, expected = self._rendered()
+        order = self._order()
         with self.hook.get_conn() as client:
-            return self._ramp(context, client, percentage, expected)
+            return self._ramp(context, client, order)
 
-    def _ramp(self, context: Context, client: GuardedClient, to: int, expected: int | None) -> dict[str, Any]:
+    def _ramp(self, context: Context, client: GuardedClient, order: Order) -> dict[str, Any]:
         from airflow_amplitude_experiment.api import AmplitudeError, AmplitudeReadOnly
-        from airflow_amplitude_experiment.hooks.lookup import calls_of
 
-        calls = calls_of(self.kind)
-        lost: RampDecision | None = None
+        audit = Audit.of(context, environment=client.rules.environment, reason=self.reason, log=self.log)
+        lost: Move | None = None
         for attempt in range(1, ATTEMPTS + 1):
             found = client.read(self.reading(client))
             self.leave_link(context, client, found)
-            decision = self._decide(client, found, to, expected)
+            decision = self._decide(client, found, order)
             if not decision.changes:
-                return self._report(found, lost or decision, written=lost is not None)
+                if lost is not None:
+                    return self._done(context, audit, lost)
+                return self._report(context, audit, Move(found, decision, {}, self._facts(context, found)), written=False)
             if decision.raises:
-                self._refuse_what_was_stopped(context, client, found, decision, again=attempt > 1)
+                self._refuse_what_was_stopped(context, client, order, found, decision, again=attempt > 1)
+            move = self._prepared(context, client, found, decision)
+            audit.intent(**move.line(self.kind))
             try:
-                client.send(calls.update(found.id, **decision.patch), reason=self.reason, found=found)
+                self._send(client, move)
             except AmplitudeReadOnly:
-                return self._report(found, decision, written=False)
-            except AmplitudeError as error:
-                if not error.maybe_applied or attempt == ATTEMPTS:
-                    raise
-                self.log.warning("%s Reading %s again.", error, self.target)
-                time.sleep(SECONDS_BEFORE_ANOTHER_LOOK)
-                lost = decision
-                continue
-            self._confirm(client, found, decision)
-            return self._report(found, decision, written=True)
+                audit.result(**move.line(self.kind), outcome="not sent: the connection is read-only")
+                return self._report(context, audit, move, written=False)
+            except (AmplitudeError, RolloutRefused) as error:
+                if getattr(error, "maybe_applied", False) and attempt < ATTEMPTS:
+                    self.log.warning("%s Reading %s again.", error, self.target)
+                    time.sleep(SECONDS_BEFORE_ANOTHER_LOOK)
+                    lost = move
+                    continue
+                audit.result(**move.line(self.kind), outcome=f"failed: {error}")
+                raise
+            return self._done(context, audit, move)
         raise AssertionError  # the last attempt returns or raises
 
-    def _decide(self, client: GuardedClient, found: Any, to: int, expected: int | None) -> RampDecision:
+    def _send(self, client: GuardedClient, move: Move) -> None:
+        """Write once and read back.
+
+        :raises AmplitudeNotConfirmed: reading back shows something else.
+        """
+        from airflow_amplitude_experiment.hooks.lookup import calls_of
+
+        call = calls_of(self.kind).update(move.found.id, **move.decision.patch, **move.along)
+        client.send(call, reason=self.reason, found=move.found)
+        self._confirm(client, move.found, move.decision)
+
+    def _done(self, context: Context, audit: Audit, move: Move) -> dict[str, Any]:
+        """Report a write that was read back."""
+        audit.result(**move.line(self.kind), outcome="written")
+        record = self._report(context, audit, move, written=True)
+        announce(context, record)
+        return record
+
+    def _prepared(self, context: Context, client: GuardedClient, found: Any, decision: RampDecision) -> Move:
+        """Complete a decision before it is sent; a stage of a rollout has more to look at here."""
+        return Move(found, decision, {}, {})
+
+    def _facts(self, context: Context, found: Any) -> dict[str, Any]:
+        """Return what the record of a ramp that writes nothing says besides."""
+        return {}
+
+    def _decide(self, client: GuardedClient, found: Any, order: Order) -> RampDecision:
         from airflow_amplitude_experiment.rollout.ramp import ramp
 
         try:
             decision = ramp(
                 found,
-                to,
-                expected=expected,
+                order.to,
+                expected=order.expected,
                 segment=given(self.segment),
+                later=order.later,
                 allow_decrease=boolean("allow_decrease", self.allow_decrease),
-                enable=boolean("enable", self.enable),
+                enable=order.enable,
                 on_drift=self.on_drift,  # type: ignore[arg-type]  # checked after rendering
             )
         except RolloutRefused as refusal:
@@ -170,7 +250,14 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             return ""
 
     def _refuse_what_was_stopped(
-        self, context: Context, client: GuardedClient, found: Any, decision: RampDecision, *, again: bool
+        self,
+        context: Context,
+        client: GuardedClient,
+        order: Order,
+        found: Any,
+        decision: RampDecision,
+        *,
+        again: bool,
     ) -> None:
         """Refuse to raise what a person or a guard took down (law 9), wherever that may have happened."""
         from airflow_amplitude_experiment.hooks.lookup import calls_of
@@ -184,7 +271,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         own = self._own_writes(context, found)
         ramped = any("after" in record for record in own)
         again = again or cleared or context["ti"].try_number > 1
-        unproven = not (by_hand or ramped) or (ramped and given(self.from_percentage) is None)
+        unproven = not (by_hand or ramped) or (ramped and order.expected is None)
         if not (again or decision.enables or unproven):
             return
         since = cast(datetime, run.run_after or run.start_date)
@@ -200,7 +287,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         )
         if how:
             raise RolloutRefused(
-                f"{self.target} {how}. This run looks back to {since:%Y-%m-%dT%H:%MZ}; its ramp to {self.percentage} % "
+                f"{self.target} {how}. This run looks back to {since:%Y-%m-%dT%H:%MZ}; its ramp to {order.to} % "
                 "would undo somebody's stop. Nothing was written. To go on, trigger a new run by hand."
             )
 
@@ -234,7 +321,8 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             f"and is {'enabled' if is_on else 'disabled'} now."
         )
 
-    def _report(self, found: Any, decision: RampDecision, *, written: bool) -> dict[str, Any]:
+    def _report(self, context: Context, audit: Audit, move: Move, *, written: bool) -> dict[str, Any]:
+        found, decision = move.found, move.decision
         would = " (read-only, not sent)" if decision.changes and not written else ""
         self.log.info("%s: %s%s", self.target, decision, would)
         return {
@@ -250,15 +338,18 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             "written": written,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "reason": self.reason,
+            **audit.facts(),
+            **move.facts,
         }
 
-    def _rendered(self) -> tuple[int, int | None]:
-        """Return the percentages once templates are rendered."""
+    def _order(self) -> Order:
+        """Return what is asked for, once templates are rendered."""
         ON_DRIFT("on_drift", self.on_drift)
         expected = given(self.from_percentage)
-        return (
+        return Order(
             percent("percentage", self.percentage),
             None if expected is None else percent("from_percentage", expected),
+            boolean("enable", self.enable),
         )
 
     def _check_what_is_known(self) -> None:

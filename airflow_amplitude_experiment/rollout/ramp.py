@@ -6,6 +6,7 @@ because Airflow forgets a task's results when it starts again and Amplitude's ob
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,6 +59,7 @@ def ramp(
     *,
     expected: int | None = None,
     segment: str | None = None,
+    later: Collection[int] = (),
     allow_decrease: bool = False,
     enable: bool = False,
     on_drift: OnDrift = "fail",
@@ -69,6 +71,7 @@ def ramp(
     ======================  ==========================================================================
     the target              done, no write
     ``expected``            write; without ``expected``, anything lower is expected
+    one of ``later``        done, no write: an earlier task was cleared
     above the target        drift: refused; ``continue`` writes nothing, ``overwrite`` writes the target
     disabled                refused, unless ``enable``
     archived, lower, else   refused, whatever ``on_drift`` says
@@ -78,11 +81,14 @@ def ramp(
     :param to: the wanted percentage, 0 to 100, of users who match no segment (or of ``segment``).
     :param expected: the only percentage to start from; ``None`` for anything lower.
     :param segment: move this target segment's percentage instead of that of all other users.
+    :param later: percentages of the later stages of the same plan.
     :param allow_decrease: permit going down, which takes the variant away from users who have it.
     :param enable: switch a disabled object on in the same write.
     :raises RolloutRefused: with what was asked, what is there and what to do.
     """
     before = _standing(found, segment)
+    if before in later and found.enabled and not found.deleted:
+        return RampDecision(before, before, False, segment, f" (past the {to} % of this stage, on a later one)")
     decision = _decide(found, before, to, expected, allow_decrease, enable, on_drift, segment)
     if decision.changes and segment is not None:
         rewritten = with_percentage(found, segment, to)

@@ -1,0 +1,375 @@
+"""Watch one stage of a staged rollout: its bake and its guardrails, in one deferred task.
+
+The looks lie on a grid that starts when the stage was reached, so nothing that is late, retried or cleared makes a
+bake shorter or a look more frequent. Between two looks the task is deferred and holds no worker slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_amplitude_experiment.rollout.durations import in_words
+from airflow_amplitude_experiment.rollout.hours import Hours
+
+from ._base import AmplitudeOperator, TargetMixin, given
+from ._run import FINISHED, is_off, moment_of_change, newest, pulled, starting_percentage, state_of
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from ._look import StageRun, Subject
+
+A_YEAR = timedelta(days=365)
+NAMED = ("key", "id", "project_id")
+
+
+class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
+    """Watch a stage of a plan until its bake is over, and let the rollout go on only where the last look is ``pass``.
+
+    Looks at the guardrails every ``check_every`` and once more exactly when the bake is over; deferred between. A
+    ``breach`` ends the task at once. ``inconclusive`` and ``no_data`` hold: looks go on until they pass or ``hold_for``
+    has run out. With ``approve`` it watches while a person is asked, for as long as that takes, and looks once more
+    after the answer. Marked successful by hand, the next ramp follows, and records so.
+
+    Writes nothing, and asks Amplitude only where the ramp's record is gone.
+
+    :param plan: the plan as ``RolloutPlan.as_dict()`` gives it.
+    :param percentage: the stage's percentage.
+    :param start_at, rollback_to, segment, on_breach: as in ``staged_rollout``.
+    :param begin: task id of the rollout's ``begin``.
+    :param ramps: task ids of the ramps up to this stage's own, in order.
+    :param watches: task ids of the watches before this one, in order.
+    :param approve: task id of the approval beside which it watches, if any.
+    :param guardrails: those of this stage and of the whole rollout, as ``described`` gives them.
+    :param counted: all guardrails of the rollout, which share ``alpha``.
+    :param callables: the Python callables among the guardrails, by name.
+    :param alpha: how probable it may be that a harmless rollout is stopped.
+    :param check_every: seconds between looks.
+    :param hold_for: seconds.
+    :raises AirflowFailException: a breach, or a hold that ran out.
+    :return: the verdict, also in the XCom ``verdict``: ``verdict``, ``reason``, ``at`` (UTC), ``stage``, ``looks`` (how
+        many), ``guardrails`` (numbers of the last look), ``kind``, ``key``, ``id``, ``project_id``, ``segment``.
+    """
+
+    template_fields: Sequence[str] = (
+        *AmplitudeOperator.template_fields,
+        *TargetMixin.target_fields,
+        "start_at",
+        "rollback_to",
+        "segment",
+        "guardrails",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    ui_color = "#e3f1d5"
+
+    def __init__(
+        self,
+        *,
+        plan: Mapping[str, Any],
+        percentage: int,
+        start_at: int | str | None = None,
+        rollback_to: int | str | None = None,
+        segment: str | None = None,
+        on_breach: str = "rollback",
+        begin: str,
+        ramps: Sequence[str],
+        watches: Sequence[str] = (),
+        approve: str | None = None,
+        guardrails: Sequence[Mapping[str, Any]] = (),
+        counted: Sequence[Mapping[str, Any]] = (),
+        callables: Mapping[str, Callable[..., Any]] | None = None,
+        alpha: float = 0.05,
+        check_every: float,
+        hold_for: float,
+        experiment_key: str | None = None,
+        experiment_id: str | int | None = None,
+        flag_key: str | None = None,
+        flag_id: str | int | None = None,
+        project_id: str | int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.name_target(
+            experiment_key=experiment_key,
+            experiment_id=experiment_id,
+            flag_key=flag_key,
+            flag_id=flag_id,
+            project_id=project_id,
+        )
+        self.plan = dict(plan)
+        self.percentage = percentage
+        self.start_at = start_at
+        self.rollback_to = rollback_to
+        self.segment = segment
+        self.on_breach = on_breach
+        self.begin = begin
+        self.ramps = list(ramps)
+        self.watches = list(watches)
+        self.approve = approve
+        self.guardrails = list(guardrails)
+        self.counted = list(counted)
+        self.callables = dict(callables or {})
+        self.alpha = alpha
+        self.check_every = check_every
+        self.hold_for = hold_for
+
+    def act(self, context: Context) -> dict[str, Any]:
+        """Look where a look is due, then decide or wait."""
+        now = datetime.now(UTC)
+        looks = pulled(context, self.task_id, "looks")
+        if looks is None:
+            since, passed_by = self._reached(context, now)
+            if passed_by:
+                return self._leave(context, {"verdict": "pass", "reason": passed_by, "count": 0, "guardrails": []}, now)
+            looks = self._begun(context, since)
+        if self.approve and not looks["answered_at"] and (state := state_of(context, self.approve)) in FINISHED:
+            if state != "success":
+                return self._leave(context, {**looks, "reason": f"the approval ended as {state}"}, now)
+            looks["answered_at"] = now.isoformat()
+        hours = self._hours(looks)
+        if hours.is_due(datetime.fromisoformat(looks["looked_at"]), now):
+            looks = self._look(context, looks, hours, now)
+        context["ti"].xcom_push(key="looks", value=looks)
+        if looks["verdict"] == "breach" or (hours.is_over(now) and looks["verdict"] != "pass"):
+            self._fail_or_hold(context, looks, hours, now)
+        elif hours.is_over(now):
+            return self._leave(context, looks, now)
+        self._wait(context, looks, hours, now)
+        raise AssertionError  # deferring left this function
+
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Go on after a wait. Nothing travels with the event: what counts is read again."""
+        return self.execute(context)
+
+    # --- when ---
+
+    def _reached(self, context: Context, now: datetime) -> tuple[datetime, str | None]:
+        """Return when the stage was reached, or why there is nothing to watch."""
+        record = pulled(context, self.ramps[-1])
+        if isinstance(record, Mapping):
+            if record.get("below_start"):
+                return now, f"stage {self.percentage} % is below start_at; nothing to watch"
+            return datetime.fromisoformat(record["at"]), self._later(record["after"])
+        from airflow_amplitude_experiment.rollout.history import percentage_of
+
+        with self.hook.get_conn() as client:
+            found = client.read(self.reading(client))
+        stands, since = percentage_of(found, given(self.segment)), moment_of_change(found)
+        self.log.warning(
+            "Task %s left no record (marked by hand?). %s stands at %s %% since %s; its bake counts from there.",
+            self.ramps[-1],
+            self.target,
+            stands,
+            f"{since:%Y-%m-%d %H:%MZ}",
+        )
+        return since, self._later(stands)
+
+    def _later(self, stands: Any) -> str | None:
+        later = [each["percentage"] for each in self.plan["stages"] if each["percentage"] > self.percentage]
+        return f"{self.target} stands at {stands} %, a later stage, which is watched there" if stands in later else None
+
+    def _begun(self, context: Context, since: datetime) -> dict[str, Any]:
+        """Return what is known before the first look, and say what is going to happen."""
+        before = pulled(context, self.watches[-1], "verdict") if self.watches and self.approve else None
+        looks = {
+            "since": since.isoformat(),
+            "looked_at": (before or {}).get("at") or since.isoformat(),
+            "answered_at": None,
+            "count": 0,
+            "verdict": "pass" if self.approve else "inconclusive",
+            "reason": "not looked at yet",
+            "guardrails": (before or {}).get("guardrails") or [],
+            "memory": self._remembered(context),
+        }
+        hours = self._hours(looks)
+        names = ", ".join(each["name"] for each in self.guardrails) or "none"
+        until = f"until {hours.until:%Y-%m-%d %H:%MZ}" if hours.until else f"until {self.approve} is answered"
+        often = f", every {in_words(hours.every)}" if self.guardrails else ""
+        self.log.info("%s at %s %%: watched %s%s. Guardrails: %s", self.target, self.percentage, until, often, names)
+        return looks
+
+    def _remembered(self, context: Context) -> dict[str, Any]:
+        """Return what the guardrails remember of earlier stages, unless their evidence starts anew."""
+        own = pulled(context, self.ramps[-1])
+        if isinstance(own, Mapping) and own.get("evidence_anew"):
+            return {}
+        for task_id in reversed(self.watches):
+            if looks := pulled(context, task_id, "looks"):
+                return dict(looks["memory"])
+        return {}
+
+    def _hours(self, looks: Mapping[str, Any]) -> Hours:
+        since = datetime.fromisoformat(looks["since"])
+        bake = next(each["bake"] for each in self.plan["stages"] if each["percentage"] == self.percentage)
+        until: datetime | None = since + timedelta(seconds=bake)
+        if self.approve:
+            until = datetime.fromisoformat(looks["answered_at"]) if looks["answered_at"] else None
+        return Hours(
+            since,
+            until,
+            until + timedelta(seconds=self.hold_for) if until else None,
+            timedelta(seconds=self.check_every) if self.guardrails else A_YEAR,
+        )
+
+    # --- looking ---
+
+    def _look(self, context: Context, looks: Mapping[str, Any], hours: Hours, now: datetime) -> dict[str, Any]:
+        from airflow_amplitude_experiment.rollout.guardrails import comparisons
+
+        from ._look import lines, look
+
+        subject = self._subject(context)
+        seen = look(
+            self.guardrails,
+            subject=subject,
+            stages=self._stages(context, hours.since),
+            bake_over=hours.is_over(now),
+            comparisons=comparisons(self.counted, list(subject.weights)),
+            alpha=self.alpha,
+            memory=looks["memory"],
+            now=now,
+            callables=self.callables,
+            log=self.log,
+        )
+        for line in lines(seen):
+            self.log.info("%s", line)
+        return {
+            **looks,
+            "looked_at": now.isoformat(),
+            "count": looks["count"] + 1,
+            "verdict": seen.verdict,
+            "reason": seen.reason,
+            "guardrails": seen.guardrails,
+            "memory": seen.memory,
+        }
+
+    def _subject(self, context: Context) -> Subject:
+        """Return what is watched, from the records of the run, else as it is now."""
+        from airflow_amplitude_experiment.rollout.fingerprint import weights_in
+
+        from ._look import Subject
+
+        tasks = [self.begin, *self.ramps]
+        known = {name: newest(context, tasks, name) for name in (*NAMED, "fingerprint")}
+        if not all(known.values()):
+            known = self._read()
+        segment = given(self.segment)
+        weights = weights_in(known.pop("fingerprint"), segment=segment)
+        return Subject(kind=self.kind, **known, segment=segment, weights=weights)
+
+    def _read(self) -> dict[str, Any]:
+        from airflow_amplitude_experiment.hooks.lookup import calls_of
+        from airflow_amplitude_experiment.rollout.fingerprint import fingerprint
+
+        with self.hook.get_conn() as client:
+            found = client.read(self.reading(client))
+            variants = client.send(calls_of(self.kind).variants(found.id))
+        taken = fingerprint(found, variants, segment=given(self.segment))
+        return {"key": found.key, "id": found.id, "project_id": found.project_id, "fingerprint": taken}
+
+    def _stages(self, context: Context, since: datetime) -> list[StageRun]:
+        """Return the stages whose evidence counts, each until the next write; the last one is running."""
+        from ._look import StageRun
+
+        runs: list[tuple[int, int, datetime]] = []
+        for task_id in self.ramps[:-1]:
+            record = pulled(context, task_id)
+            if not isinstance(record, Mapping) or record.get("below_start"):
+                continue
+            if record.get("evidence_anew"):
+                runs.clear()
+            runs.append((record["stage"], self._stage_before(record["stage"]), datetime.fromisoformat(record["at"])))
+        own = pulled(context, self.ramps[-1])
+        if isinstance(own, Mapping) and own.get("evidence_anew"):
+            runs.clear()
+        runs.append((self.percentage, self._stage_before(self.percentage), since))
+        ends = [start for _, _, start in runs[1:]] + [None]
+        return [
+            StageRun(percentage=percentage, previous=previous, start=start, end=end)
+            for (percentage, previous, start), end in zip(runs, ends, strict=True)
+        ]
+
+    def _stage_before(self, percentage: int) -> int:
+        """Return the percentage from which a stage was reached; a rollout that goes on at one began below it."""
+        base, start = starting_percentage(self.rollback_to) or 0, starting_percentage(self.start_at)
+        before = [each["percentage"] for each in self.plan["stages"] if each["percentage"] < percentage]
+        came_from = before[-1] if before else base
+        return max(came_from, start) if start is not None and start < percentage else came_from
+
+    # --- deciding ---
+
+    def _fail_or_hold(self, context: Context, looks: Mapping[str, Any], hours: Hours, now: datetime) -> None:
+        """End the task on a breach or where nothing is waited for any more; else say that the rollout holds.
+
+        :raises AirflowFailException: the task is over.
+        """
+        stage = f"{self.target} at {self.percentage} %"
+        if looks["verdict"] == "breach":
+            self._push_verdict(context, looks, now)
+            raise AirflowFailException(f"Guardrail breach, {stage}: {looks['reason']}. {self._what_follows()}")
+        if hours.is_held_no_longer(now):
+            self._push_verdict(context, looks, now)
+            raise AirflowFailException(
+                f"{stage} was held for {in_words(timedelta(seconds=self.hold_for))} after its bake and is still "
+                f"{looks['verdict']}: {looks['reason']}. Nothing was written; it stays at {self.percentage} %. "
+                "To go on anyway, mark this task as success; to look again, clear it."
+            )
+        self.log.warning(
+            "%s is held: %s: %s. Looking again until %s",
+            stage,
+            looks["verdict"],
+            looks["reason"],
+            f"{hours.hold_until:%Y-%m-%d %H:%MZ}",
+        )
+
+    def _what_follows(self) -> str:
+        if self.on_breach == "hold":
+            return f"on_breach='hold': nothing is written, it stays at {self.percentage} %."
+        off = self.on_breach == "off" or is_off(self.rollback_to)
+        return f"Task rollback takes it {'off' if off else f'to {starting_percentage(self.rollback_to) or 0} %'} now."
+
+    def _leave(self, context: Context, looks: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+        """End well, with the verdict."""
+        verdict = self._push_verdict(context, looks, now)
+        self.log.info("%s at %s %%: %s: %s", self.target, self.percentage, verdict["verdict"], verdict["reason"])
+        return verdict
+
+    def _push_verdict(self, context: Context, looks: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+        names = {name: newest(context, [self.begin, *self.ramps], name) for name in NAMED}
+        verdict = {
+            "verdict": looks["verdict"],
+            "reason": looks["reason"],
+            "at": now.isoformat(timespec="seconds"),
+            "stage": self.percentage,
+            "looks": looks["count"],
+            "guardrails": looks["guardrails"],
+            "kind": self.kind,
+            **names,
+            "segment": given(self.segment),
+        }
+        context["ti"].xcom_push(key="verdict", value=verdict)
+        return verdict
+
+    def _wait(self, context: Context, looks: Mapping[str, Any], hours: Hours, now: datetime) -> None:
+        """Defer until the next look, or until a person has answered."""
+        moment = hours.following(now)
+        if self.approve and not looks["answered_at"]:
+            from airflow_amplitude_experiment.triggers.approval import AmplitudeApprovalTrigger
+
+            instance: Any = context["ti"]
+            trigger: Any = AmplitudeApprovalTrigger(
+                dag_id=instance.dag_id,
+                run_id=instance.run_id,
+                task_id=self.approve,
+                map_index=instance.map_index,
+                until=moment.isoformat(),
+            )
+        else:
+            from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+            trigger = DateTimeTrigger(moment)
+        self.defer(trigger=trigger, method_name="execute_complete")

@@ -1,0 +1,71 @@
+"""Waiting beside an open approval: until it is answered, or until the next look is due.
+
+Airflow tells no task that another one has ended, so the approval's state is asked for every few seconds. That is one
+small question to Airflow's own API, none to Amplitude's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_amplitude_experiment.operators._run import FINISHED, state_in
+
+SECONDS_BETWEEN_QUESTIONS = 10.0
+
+sleep = asyncio.sleep
+
+
+class AmplitudeApprovalTrigger(BaseTrigger):
+    """Fire when a task of a run has ended, or at a moment, whichever comes first.
+
+    :param dag_id, run_id, task_id, map_index: the task; -1 where it isn't mapped.
+    :param until: the moment, ISO 8601 with an offset.
+    """
+
+    def __init__(self, *, dag_id: str, run_id: str, task_id: str, map_index: int, until: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dag_id = dag_id
+        self.run_id = run_id
+        self.watched_task_id = task_id
+        self.map_index = map_index
+        self.until = until
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what another triggerer needs to go on."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "dag_id": self.dag_id,
+                "run_id": self.run_id,
+                "task_id": self.watched_task_id,
+                "map_index": self.map_index,
+                "until": self.until,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and yield one event; the task that resumes reads everything itself."""
+        until = datetime.fromisoformat(self.until)
+        while (left := (until - datetime.now(UTC)).total_seconds()) > 0:
+            if (state := await self._state()) in FINISHED:
+                yield TriggerEvent({"approval": state})  # type: ignore[no-untyped-call]
+                return
+            await sleep(min(left, SECONDS_BETWEEN_QUESTIONS))
+        yield TriggerEvent({"approval": None})  # type: ignore[no-untyped-call]
+
+    async def _state(self) -> str | None:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+        from asgiref.sync import sync_to_async
+
+        answer = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+            dag_id=self.dag_id,
+            task_ids=[self.watched_task_id],
+            run_ids=[self.run_id],
+            map_index=self.map_index,
+        )
+        return state_in(answer, run_id=self.run_id, task_id=self.watched_task_id, map_index=self.map_index)
