@@ -162,7 +162,7 @@ class _Rollout:
 
         self._check_bounds()
         group = TaskGroup(group_id=group_id, tooltip=self.plan.offsets())
-        group.default_args = {**PATIENT, **_defaults_around(group)}
+        group.default_args = {**PATIENT, **group.dag.default_args, **group.default_args}
         with group:
             begin = self._begin()
             tasks = _Tasks(begin=begin, last=[begin])
@@ -348,17 +348,6 @@ class _Tasks:
         """Put a task behind what there is."""
         self.last >> task
         self.last = [task]
-
-
-def _defaults_around(group: Any) -> dict[str, Any]:
-    """Return the defaults that the DAG and the groups around a group state."""
-    groups: list[Any] = []
-    while (group := group.parent_group) is not None:
-        groups.append(group)
-    found = dict(groups[-1].dag.default_args) if groups else {}
-    for each in reversed(groups):
-        found |= each.default_args or {}
-    return found
 
 
 def _positive(given: Any, what: str) -> timedelta:
