@@ -1,4 +1,4 @@
-"""The application: the API's paths, the SDK's path, the control path and the pages, on one state."""
+"""The application: the paths of the APIs and of SDKs, the control path and the pages, on one state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import control
+from . import charts, control
 from .call import Call, Operation, answer, refusal
 from .clock import Clock, utc_now
 from .errors import ApiError, not_found
@@ -42,6 +42,7 @@ def application(world: World) -> App:
         app.add_api_route(path, endpoint, methods=list(operations), response_model=None)
     app.add_api_route("/sdk/v2/flags", _sdk(world), methods=["GET"], response_model=None)
     app.add_api_route("/experiment/{rest:path}", _page(world), methods=["GET"], response_model=None)
+    charts.mount(app, world)
     control.mount(app, world)
     app.add_exception_handler(HTTPException, _unrouted(world))
     return Front(app, world)

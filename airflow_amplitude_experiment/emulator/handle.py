@@ -9,7 +9,7 @@ from copy import deepcopy
 from types import TracebackType
 from typing import Any
 
-from . import build, seeds, toggles
+from . import build, charts, seeds, toggles
 from .app import application
 from .clock import Clock, utc_now
 from .errors import ApiError
@@ -72,7 +72,7 @@ class Emulator:
 
     @property
     def url(self) -> str:
-        """The base URL, for the Management API (v1 and beta) and as ``server_url`` of SDKs."""
+        """The base URL, for the APIs (Management v1 and beta, Dashboard REST) and as ``server_url`` of SDKs."""
         return self._server.url
 
     @property
@@ -92,6 +92,16 @@ class Emulator:
         assert deployment is not None  # every project has one
         return deployment.key
 
+    @property
+    def analytics_api_key(self) -> str:
+        """The API key of the first project: the user of the Dashboard REST API."""
+        return self.world.store.project_keys[self.project_id].api_key
+
+    @property
+    def analytics_secret_key(self) -> str:
+        """The secret key of the first project: the password of the Dashboard REST API."""
+        return self.world.store.project_keys[self.project_id].secret_key
+
     def airflow_connection(self, **extra: Any) -> str:
         """Return the JSON for an ``AIRFLOW_CONN_…`` variable that leads here."""
         connection = {
@@ -99,6 +109,17 @@ class Emulator:
             "password": self.management_key,
             "host": self.url,
             "extra": {"project_id": self.project_id, **extra},
+        }
+        return json.dumps(connection)
+
+    def airflow_analytics_connection(self, **extra: Any) -> str:
+        """Return the JSON for an ``AIRFLOW_CONN_…`` variable that leads to this project's charts."""
+        connection = {
+            "conn_type": "amplitude_analytics",
+            "login": self.analytics_api_key,
+            "password": self.analytics_secret_key,
+            "host": self.url,
+            "extra": {"timezone": "UTC", **extra},
         }
         return json.dumps(connection)
 
@@ -119,6 +140,26 @@ class Emulator:
     def add_holdout(self, key: str, **fields: Any) -> Json:
         """Add a holdout group; it names members by id or key."""
         return self._add("holdout", {"key": key, "bucketing_key": "user_id", "evaluation_mode": "local", **fields})
+
+    def add_chart(self, chart_id: str, series: Mapping[str, Any], **fields: Any) -> Json:
+        """Add a saved chart.
+
+        :param series: of each series, by its label, the periods and their values, as pairs or as a mapping.
+        :param fields: ``title``, ``metric``, ``conditions`` (for what it costs), ``seconds`` (until it answers).
+        """
+        given = {"projectId": self.project_id, "id": chart_id, "series": series, **_camel(fields)}
+        with self.world.store.lock:
+            return seeds.add_chart(self.world.store, given)
+
+    def change_chart(self, chart_id: str, **fields: Any) -> Json:
+        """Change fields of a saved chart: ``series`` and those of ``add_chart``."""
+        with self.world.store.lock:
+            chart = self.world.store.charts.get(chart_id)
+            if chart is None:
+                raise KeyError(f"there is no chart {chart_id}")
+            given = {**charts.describe(chart), **_camel(fields), "id": chart_id, "projectId": chart.project_id}
+            self.world.store.charts[chart_id] = charts.make(given, chart.project_id)
+            return charts.describe(self.world.store.charts[chart_id])
 
     def flag(self, key: str, *, project_id: str | None = None) -> Json:
         """Return a flag as it is now, with every field and each variant's users and cohorts."""
@@ -181,7 +222,7 @@ class Emulator:
     # --- what it was asked, and how it answers -------------------------------------------------------
 
     def requests(self, *, sdk: bool = False) -> list[Json]:
-        """Return the requests to the Management API so far, the oldest first; ``sdk`` adds those of SDKs."""
+        """Return the requests to the APIs so far, the oldest first; ``sdk`` adds those of SDKs."""
         return self.world.log.entries(sdk=sdk)
 
     def clear_requests(self) -> None:

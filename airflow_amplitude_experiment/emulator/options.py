@@ -38,6 +38,10 @@ class Options:
     requests_per_second: int | None = 100
     requests_per_day: int | None = 100_000
     retry_after: Literal["none", "seconds", "date"] = "none"  # D6
+    chart_body: Literal["json_csv", "csv", "json"] = "json_csv"  # H7
+    charts_at_once: int | None = 5  # H8
+    chart_cost_per_5_minutes: int | None = 1000  # H8, H9
+    chart_cost_per_hour: int | None = 108_000
 
     def changed(self, changes: Mapping[str, Any]) -> Options:
         """Return these options with some replaced.

@@ -2,20 +2,22 @@
 
 A document is JSON or YAML with these lists, all optional, in the API's own field names::
 
-    projects:     [{id: "100001", name: Shop, organization: acme}]
+    projects:     [{id: "100001", name: Shop, organization: acme, apiKey: a, secretKey: b}]
     keys:         [{key: my-key, projects: ["100001"], email: bot@example.com, userId: "9001", revoked: false}]
     deployments:  [{id: "31", projectId: "100001", label: web, type: client, key: client-x, default: true}]
     flags:        [{key: new-nav, enabled: true, rolloutPercentage: 10, deployments: [web]}]
     experiments:  [{key: checkout, variants: [{key: control}, {key: treatment, users: [qa-1]}]}]
     mutexes:      [{key: one-of, name: One of, slots: [{percentage: 100, experiments: [checkout]}]}]
     holdouts:     [{key: held, name: Held, holdoutPercentage: 5, experiments: [checkout]}]
+    charts:       [{id: abc1234, series: {control: {"2026-11-20": 0.5}, treatment: {"2026-11-20": 0.4}}}]
     options:      {ids: number}
 
 Fields that are left out get the API's defaults; ``id`` too. ``projectId`` may be left out where there is one
-project. Deployments may be named by id or label, members of groups by id or key. A variant may be a bare key
-and may carry ``users``, ``cohorts`` and ``rolloutWeight``. ``kind: web`` marks an experiment that the API
-does not edit (405). ``prerequisites: {other-flag: ["on"]}`` makes a flag depend on another one. A project
-without a default deployment gets one. ``versions`` gives a history; without it an object has one version.
+project. ``apiKey`` and ``secretKey`` open a project's charts. Deployments may be named by id or label, members of
+groups by id or key. A variant may be a bare key and may carry ``users``, ``cohorts`` and ``rolloutWeight``.
+``kind: web`` marks an experiment that the API does not edit (405). ``prerequisites: {other-flag: ["on"]}`` makes a
+flag depend on another one. A project without a default deployment gets one. ``versions`` gives a history; without
+it an object has one version. The fields of a chart are those of ``Emulator.add_chart``.
 """
 
 from __future__ import annotations
@@ -25,12 +27,20 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
-from . import build
+from . import build, charts
 from .clock import parse_moment, to_timestamp
-from .store import TOGGLES, Deployment, Json, Kind, ManagementKey, Store, Thing, Version
+from .store import TOGGLES, Deployment, Json, Kind, ManagementKey, ProjectKeys, Store, Thing, Version, made_up
 
 DEFAULT_SEED: Json = {
-    "projects": [{"id": "100001", "name": "Emulator", "organization": "emulator"}],
+    "projects": [
+        {
+            "id": "100001",
+            "name": "Emulator",
+            "organization": "emulator",
+            "apiKey": "emulator-api-key",
+            "secretKey": "emulator-secret-key",
+        }
+    ],
     "keys": [{"key": "emulator-management-key", "projects": ["100001"]}],
     "deployments": [
         {
@@ -83,11 +93,10 @@ def load(store: Store, document: Mapping[str, Any]) -> None:
     :raises ValueError: an unknown field or a reference to something that is not there.
     :raises ApiError: a key that is already taken.
     """
-    known = {"projects", "keys", "deployments", "options", "nextIds", *_SECTIONS}
+    known = {"projects", "keys", "deployments", "charts", "options", "nextIds", *_SECTIONS}
     _only(document, known, "document")
     for project in document.get("projects", []):
-        _only(project, {"id", "name", "organization"}, "project")
-        store.projects[str(project["id"])] = {**project, "id": str(project["id"])}
+        _load_project(store, project)
     for given in document.get("deployments", []):
         _load_deployment(store, given)
     for project_id in store.projects:
@@ -97,6 +106,8 @@ def load(store: Store, document: Mapping[str, Any]) -> None:
     for section, kind in _SECTIONS.items():
         for given in document.get(section, []):
             add(store, kind, given)
+    for given in document.get("charts", []):
+        add_chart(store, given)
     _check_prerequisites(store)
     store.options = store.options.changed(document.get("options", {}))
     following = document.get("nextIds", {})
@@ -120,6 +131,15 @@ def add(store: Store, kind: Kind, given: Mapping[str, Any]) -> Thing:
     return thing
 
 
+def add_chart(store: Store, given: Mapping[str, Any]) -> Json:
+    """Add one chart as a seed describes it, and return it with every field."""
+    chart = charts.make(given, _project_of(store, given))
+    if chart.id in store.charts:
+        raise ValueError(f"chart: the id {chart.id} is already taken")
+    store.charts[chart.id] = chart
+    return charts.describe(chart)
+
+
 def dump(store: Store, *, keys: bool) -> Json:
     """Return all state as a document; without ``keys`` every key is masked."""
     sections = {
@@ -127,10 +147,11 @@ def dump(store: Store, *, keys: bool) -> Json:
         for section, kind in _SECTIONS.items()
     }
     document = {
-        "projects": list(store.projects.values()),
+        "projects": [_dump_project(store, one, keys) for one in store.projects.values()],
         "keys": [_dump_key(one, keys) for one in store.keys.values()],
         "deployments": [_dump_deployment(one, keys) for one in store.deployments.values()],
         **sections,
+        "charts": [charts.describe(one) for one in store.charts.values()],
         "options": store.options.differing(),
         "nextIds": {"objects": store.next_id, "deployments": store.next_deployment_id},
     }
@@ -149,6 +170,19 @@ def _only(given: Mapping[str, Any], known: Iterable[str], what: str) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"{what}: unknown field {', '.join(unknown)}")
+
+
+def _load_project(store: Store, given: Mapping[str, Any]) -> None:
+    _only(given, {"id", "name", "organization", "apiKey", "secretKey"}, "project")
+    if MASK in (given.get("apiKey"), given.get("secretKey")):
+        raise ValueError("project: a masked key can't be loaded; save the state with keys=true")
+    project = {**given, "id": str(given["id"])}
+    project_id = project["id"]
+    made = ProjectKeys(project_id, made_up(32, "api key", project_id), made_up(32, "secret key", project_id))
+    before = store.project_keys.get(project_id, made)
+    api_key, secret_key = project.pop("apiKey", before.api_key), project.pop("secretKey", before.secret_key)
+    store.projects[project_id] = project
+    store.project_keys[project_id] = ProjectKeys(project_id, str(api_key), str(secret_key))
 
 
 def _load_deployment(store: Store, given: Mapping[str, Any]) -> None:
@@ -290,6 +324,12 @@ def _dump_thing(thing: Thing) -> Json:
         for one in thing.versions
     ]
     return {**thing.data, "versions": versions}
+
+
+def _dump_project(store: Store, project: Json, keys: bool) -> Json:
+    opens = store.project_keys[project["id"]]
+    shown = (opens.api_key, opens.secret_key) if keys else (MASK, MASK)
+    return {**project, "apiKey": shown[0], "secretKey": shown[1]}
 
 
 def _dump_key(one: ManagementKey, keys: bool) -> Json:

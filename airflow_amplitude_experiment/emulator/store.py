@@ -53,6 +53,31 @@ class Deployment:
 
 
 @dataclass
+class ProjectKeys:
+    """What opens a project's analytics: not a management key."""
+
+    project_id: str
+    api_key: str
+    secret_key: str
+
+
+@dataclass
+class SavedChart:
+    """A saved chart: of each series, by its label, the periods and their values.
+
+    ``conditions`` goes into what asking for it costs, and ``seconds`` is how long the answer takes.
+    """
+
+    id: str
+    project_id: str
+    title: str
+    metric: str
+    series: dict[str, list[tuple[str, float | None]]]
+    conditions: int
+    seconds: float
+
+
+@dataclass
 class Version:
     """One entry of an object's history, with the object as it was then."""
 
@@ -106,6 +131,8 @@ class Store:
         self.options = Options()
         self.projects: dict[str, Json] = {}
         self.keys: dict[str, ManagementKey] = {}
+        self.project_keys: dict[str, ProjectKeys] = {}
+        self.charts: dict[str, SavedChart] = {}
         self.deployments: dict[str, Deployment] = {}
         self.things: dict[str, Thing] = {}
         self.groups: dict[str, Thing] = {}  # those of the things that are groups

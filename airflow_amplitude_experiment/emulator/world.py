@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import seeds
+from . import charts, seeds
 from .clock import Clock, utc_now
 from .errors import ApiError
 from .faults import Faults
@@ -20,6 +20,7 @@ class World:
     def __init__(self, seed: Mapping[str, Any] | None = None, *, clock: Clock = utc_now) -> None:
         self.store = Store(clock=clock)
         self.limits = RateLimits(self.store)
+        self.chart_limits = charts.Limits(self.store)
         self.faults = Faults()
         self.log = RequestLog(self._secrets)
         self._seed: Mapping[str, Any] = seeds.DEFAULT_SEED if seed is None else seed
@@ -31,6 +32,7 @@ class World:
             self.store.clear()
             seeds.load(self.store, self._seed)
             self.limits.clear()
+            self.chart_limits.clear()
             self.faults.clear()
             self.log.clear()
 
@@ -69,3 +71,5 @@ class World:
     def _secrets(self) -> Iterator[str]:
         yield from list(self.store.keys)
         yield from [one.key for one in self.store.deployments.values()]
+        for keys in list(self.store.project_keys.values()):
+            yield from (charts.basic(keys), keys.secret_key, keys.api_key)
