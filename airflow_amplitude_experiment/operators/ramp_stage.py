@@ -15,7 +15,7 @@ from airflow_amplitude_experiment.api._checks import boolean, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._base import given
-from ._run import moment_of_change, pulled, starting_percentage
+from ._run import moment_of_change, newest, pulled, starting_percentage
 from .ramp import ON_DRIFT, AmplitudeRampRolloutOperator, Move, Order
 
 if TYPE_CHECKING:
@@ -111,14 +111,10 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
         if decision.raises:
             self._wait_where_raises_must(found)
         facts = {**self._facts(context, found), **self._compared(context, client, found)}
-        now = datetime.now(UTC)
-        along: dict[str, Any] = {}
-        if self.kind == "experiment" and decision.after == self._last:
-            facts["analysis_from"] = (now + timedelta(seconds=self.settle)).isoformat(timespec="seconds")
-            if self.mark_start_date:
-                along["start_date"] = facts["analysis_from"].replace("+00:00", "Z")
-        del facts["at"]  # the moment of the write
-        return Move(found, decision, along, facts)
+        del facts["at"]  # the record's own moment is that of the write
+        analysis_from = self._analysis_from(datetime.now(UTC))
+        along = {"start_date": analysis_from.replace("+00:00", "Z")} if analysis_from and self.mark_start_date else {}
+        return Move(found, decision, along, {**facts, "analysis_from": analysis_from})
 
     def _facts(self, context: Context, found: Any) -> dict[str, Any]:
         """Say which stage this is, since when the object stands there, and which decision the stage follows."""
@@ -130,13 +126,15 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
         ]
         if by_hand:
             self.log.warning("This ramp follows a decision by hand: %s", "; ".join(by_hand))
+        since = moment_of_change(found)
         return {
             "stage": self.percentage,
             "expected": self._order().expected,
-            "at": moment_of_change(found).isoformat(timespec="seconds"),
+            "at": since.isoformat(timespec="seconds"),
             "by_hand": "; ".join(by_hand) or None,
             "approved_by": self._approver(context),
             "guardrails": next((each["guardrails"] for each in reversed(verdicts.values()) if each), None),
+            "analysis_from": self._analysis_from(since),
         }
 
     def _approver(self, context: Context) -> str | None:
@@ -148,8 +146,8 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
             return f"nobody: task {self.approve} was marked successful by hand"
         if answer.get("not_asked"):
             return None
-        who = answer.get("responded_by_user") or {}
-        return str((who.get("name") or who.get("id")) if isinstance(who, Mapping) else who) or "unknown"
+        who = answer.get("responded_by_user")
+        return str((who or {}).get("name") or (who or {}).get("id") or "somebody, whom Airflow did not name")
 
     def _compared(self, context: Context, client: GuardedClient, found: Any) -> dict[str, Any]:
         """Compare what decides who gets what with what the rollout began with.
@@ -161,8 +159,7 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
 
         variants = client.send(calls_of(self.kind).variants(found.id))
         now = fingerprint(found, variants, segment=given(self.segment))
-        records = [record for each in (*reversed(self.ramps), self.begin) if (record := pulled(context, each))]
-        before = next((each["fingerprint"] for each in records if each.get("fingerprint")), None)
+        before = newest(context, [self.begin, *self.ramps], "fingerprint")
         different = changed(before, now) if before is not None else []
         if before is None:
             self.log.warning("What %s began with is not on record any more; it is taken as it is now.", self.target)
@@ -207,12 +204,13 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
             self.log.info("%s is not raised to %s %% now: %s", self.target, self.percentage, held)
         self.defer(trigger=DateTimeTrigger(moment), method_name="execute_complete", kwargs={"held": held})
 
-    @property
-    def _last(self) -> int:
-        """The percentage of the plan's last stage."""
+    def _analysis_from(self, reached: datetime) -> str | None:
+        """Return from when an experiment that reached its last stage can be analysed; ``None`` before that stage."""
         from airflow_amplitude_experiment.rollout.plan import RolloutPlan
 
-        return RolloutPlan.from_dict(self.plan).percentages[-1]
+        if self.kind != "experiment" or self.percentage != RolloutPlan.from_dict(self.plan).percentages[-1]:
+            return None
+        return (reached + timedelta(seconds=self.settle)).isoformat(timespec="seconds")
 
 
 def _said(verdict: Mapping[str, Any]) -> str:
