@@ -39,6 +39,7 @@ from airflow_amplitude_experiment.rollout.verdicts import (
     is_final,
     limited,
     overall,
+    query_hash,
     split,
     unanswered,
 )
@@ -209,13 +210,15 @@ class _Asking:
         given = Circumstances(
             weights=self.given.weights, bake_over=self.given.bake_over, alpha=self.given.alpha, alarm=alarm
         )
-        return compared(definition, evidence, given, own.setdefault("ln_e", {}))
+        return compared(definition, evidence, given, own["ln_e"])
 
     # --- queries ---
 
     def _evidence(self, guardrail: SqlGuardrail | SampleRatioGuardrail, own: dict[str, Any]) -> list[Evidence]:
         """Ask for the running stage, and for closed ones until nothing can come any more."""
-        kept: dict[str, Any] = own.setdefault("stages", {})
+        if own.get("query") != (query := query_hash(guardrail.sql)):  # another query counts something else
+            own |= {"query": query, "stages": {}, "ln_e": {}}
+        kept: dict[str, Any] = own["stages"]
         found = []
         for stage in self.stages:
             if guardrail.design == "rollout" and stage.percentage == 100:

@@ -100,7 +100,10 @@ def moment(given: Any, what: str) -> datetime:
         except ValueError as error:
             raise NoData(f"{what} is {given!r}, which is not an ISO moment such as '2026-11-22T09:00:00Z'") from error
     if isinstance(given, int | float | Decimal) and not isinstance(given, bool):
-        return datetime.fromtimestamp(float(given), UTC)
+        try:
+            return datetime.fromtimestamp(float(given), UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise NoData(f"{what} is {given!r}; a moment that comes as a number is in seconds since 1970") from error
     if isinstance(given, date) and not isinstance(given, datetime):
         given = datetime(given.year, given.month, given.day)  # noqa: DTZ001 - the zone follows
     if not isinstance(given, datetime):

@@ -6,6 +6,7 @@ is read every few seconds: nothing is imported here that costs anything, and wha
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
@@ -198,8 +199,8 @@ class ThresholdGuardrail(_Guardrail):
 class ChartGuardrail(_Guardrail):
     """Stop where the newest complete value of an Amplitude chart is beyond a limit, several times in a row.
 
-    A chart tells no variance, so this is a limit and no test. A value counts once, and only if its day (or hour) ended
-    after the rollout began: a chart by day is for stages of two days and more.
+    A chart tells no variance, so this is a limit and no test. A value counts once, and not if it is of a day before the
+    rollout began: a chart by day is for stages of two days and more.
 
     :param chart_id: as in the chart's address.
     :param above, below: the limit, exactly one of both; a value right at it is still good.
@@ -236,10 +237,10 @@ class ChartGuardrail(_Guardrail):
         if self.series is not None:
             _check_text(self, "series")
         if self.ratio is not None:
-            labels = self.ratio
-            if isinstance(labels, str) or len(labels) != 2 or not all(isinstance(each, str) for each in labels):
-                raise self._refuse(f"ratio={labels!r} must be two labels of series, treatment and control.")
-            self._set("ratio", tuple(labels))
+            pair = self.ratio if isinstance(self.ratio, list | tuple) else ()
+            if len(pair) != 2 or not all(isinstance(each, str) and each.strip() for each in pair):
+                raise self._refuse(f"ratio={self.ratio!r} must be two labels of series, treatment and control.")
+            self._set("ratio", tuple(pair))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -288,12 +289,14 @@ def defined(guardrail: Mapping[str, Any]) -> Definition:
 def comparisons(guardrails: Iterable[Mapping[str, Any]], arms: Sequence[str]) -> int:
     """Return how many comparisons share a rollout's alpha: metrics × treatment arms, twice for ``harm="either"``.
 
+    :param guardrails: of the whole rollout; one that watches several stages counts once.
     :param arms: the variants that are served.
     :return: at least 1, so that alpha can be divided by it.
     """
     found = 0
-    for each in guardrails:
-        if each["type"] == SqlGuardrail.type:
+    whole = list(guardrails)
+    for place, each in enumerate(whole):
+        if each["type"] == SqlGuardrail.type and each not in whole[:place]:
             treatments = 1 if each["design"] == "rollout" else sum(arm != each["control"] for arm in arms)
             found += treatments * (2 if each["harm"] == "either" else 1)
     return max(1, found)
@@ -427,7 +430,6 @@ def _check_limit(guardrail: ThresholdGuardrail | ChartGuardrail) -> None:
     limits = [each for each in (guardrail.above, guardrail.below) if each is not None]
     if len(limits) != 1:
         raise guardrail._refuse("give exactly one limit, above=0.02 or below=0.02.")
-    if isinstance(limits[0], bool) or not isinstance(limits[0], int | float) or abs(limits[0]) == float("inf"):
-        raise guardrail._refuse(f"its limit is {limits[0]!r}; it must be a finite number.")
-    if limits[0] != limits[0]:
-        raise guardrail._refuse("its limit is not a number.")
+    limit = limits[0]
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
+        raise guardrail._refuse(f"its limit is {limit!r}; it must be a finite number.")

@@ -92,7 +92,7 @@ def compared(
             if running is not None and guardrail.pass_when == "harm_ruled_out":
                 doubts += _not_ruled_out(found, arm)
         if running is not None:
-            doubts += _too_few(running.answer.arms[arm], running.answer.arms[control], arm)
+            doubts += _too_few(running.answer.arms[arm], running.answer.arms[control], f"{arm} and {control}")
     if harmed:
         return (
             record
@@ -176,6 +176,11 @@ def is_final(evidence: Evidence, window: timedelta | None) -> bool:
     return evidence.end is not None and evidence.answer.as_of >= evidence.end + (window or _NOTHING)
 
 
+def query_hash(sql: str) -> str:
+    """Return what tells one query from another in a record."""
+    return hashlib.sha256(sql.encode()).hexdigest()[:12]
+
+
 # --- helpers ---
 
 
@@ -226,18 +231,21 @@ def _counts_and_shares(
     return [(together, [weights[arm] for arm in arms])]
 
 
-def _too_few(treatment: Arm, control: Arm, arm: str) -> list[str]:
-    """Say why the running stage alone is too small to pass on."""
+def _too_few(treatment: Arm, control: Arm, names: str) -> list[str]:
+    """Say why the running stage alone is too small to pass on.
+
+    :param names: of both arms, in this order.
+    """
     smaller = min(treatment.n, control.n)
+    sizes = f"too few units in this stage: {names} have {treatment.n:,} and {control.n:,}"
     if smaller < UNITS_FOR_A_PASS:
-        return [f"too few units: {treatment.n} in {arm}, {control.n} in control, of {UNITS_FOR_A_PASS} in each"]
+        return [f"{sizes}, at least {UNITS_FOR_A_PASS} are needed"]
     if treatment.is_rate and control.is_rate:
         expected = statistics.expected_conversions(treatment, control)
         if expected < CONVERSIONS_FOR_A_PASS:
-            return [f"too few units: {expected:.3g} expected conversions in {arm}, of {CONVERSIONS_FOR_A_PASS}"]
+            return [f"{sizes}; {expected:.3g} conversions are expected, {CONVERSIONS_FOR_A_PASS} are needed"]
     elif smaller < statistics.UNITS_FOR_A_MEAN:
-        needed = statistics.UNITS_FOR_A_MEAN
-        return [f"too few units: {treatment.n} in {arm}, {control.n} in control, of {needed} in each"]
+        return [f"{sizes}, at least {statistics.UNITS_FOR_A_MEAN:,} are needed"]
     return []
 
 
@@ -275,7 +283,7 @@ def _record(guardrail: Definition, evidence: Sequence[Evidence]) -> Record:
         ]
         record["as_of"] = evidence[-1].answer.as_of.isoformat() if evidence else None
     if not isinstance(guardrail, ChartGuardrail):
-        record["query"] = hashlib.sha256(guardrail.sql.encode()).hexdigest()[:12]
+        record["query"] = query_hash(guardrail.sql)
     return record
 
 
