@@ -92,7 +92,7 @@ class Freeze:
             self.raise_unreadable()
             raise RolloutRefused(
                 f"{what}: refused, because the Airflow Variable {VARIABLE} freezes {key or 'it'} ({self.names(key)}), "
-                f"and {rise}. Nothing was sent. Going down is always allowed; to go up again, take it out of the Variable."
+                f"and {rise}. Nothing was sent. Going down is allowed; take it out of the Variable to go up again."
             )
 
     def raise_unreadable(self) -> None:

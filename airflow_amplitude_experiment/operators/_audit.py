@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Self
@@ -126,18 +127,40 @@ class Audit:
         after: Any,
         outcome: str,
         raises: bool,
+        wait: bool = True,
         **more: Any,
     ) -> None:
-        """Say what became of it; a place that can't be written is no more than a warning now."""
+        """Say what became of it; a place that can't be written is no more than a warning now.
+
+        :param outcome: ``written`` (and read back), ``accepted`` (not yet read back), or why not.
+        :param wait: until the line is kept, or can't be; otherwise ``settle`` is called in the end.
+        """
         what = _what(kind, key, id, project_id, before, after, raises)
         stored = self._tell("result", what | {"outcome": outcome}, more)
         if stored is None:
             return
-        waiting, self._under_way = [*self._under_way, stored], []
+        self._under_way.append(stored)
+        if wait:
+            self.settle()
+
+    @contextmanager
+    def around(self, **line: Any) -> Iterator[None]:
+        """Note a write that is sent inside the block: its intent before it, and what became of it after it."""
+        self.intent(**line)
+        try:
+            yield
+        except Exception as error:
+            self.result(**line, outcome=_failure(error))
+            raise
+        self.result(**line, outcome="accepted")
+
+    def settle(self) -> None:
+        """Wait a little until every line is kept; warn of those that are not."""
+        waiting, self._under_way = self._under_way, []
         wait_for(waiting, timeout=SECONDS_FOR_THE_REST)
-        for each in waiting:
-            if problem := _problem(each, 0):
-                self._log.warning("An audit line could not be kept in %s: %s", self._place, problem)
+        for problem in dict.fromkeys(_problem(each, 0) for each in waiting):
+            if problem:
+                self._log.warning("Audit lines could not be kept in %s: %s", self._place, problem)
 
     def _tell(self, step: str, what: dict[str, Any], more: Mapping[str, Any]) -> Future[None] | None:
         """Write one line into the task's log, and begin to write it to the audit place where there is one."""
@@ -169,6 +192,20 @@ def _what(
     }
 
 
+def _failure(error: Exception) -> str:
+    """Return why a write did not end well; what the API answered may hold ids of users, and stays out."""
+    from airflow_amplitude_experiment.api.errors import AmplitudeError, AmplitudeReadOnly, RolloutRefused
+
+    if isinstance(error, AmplitudeReadOnly):
+        return "not sent: the connection is read-only"
+    if isinstance(error, RolloutRefused):
+        return f"refused: {error}"
+    if not isinstance(error, AmplitudeError):
+        return f"failed: {type(error).__name__}"
+    status = f" {error.status}" if error.status else ""
+    return f"failed: {type(error).__name__}{status}{', may have been applied' if error.maybe_applied else ''}"
+
+
 def _opened(place: str) -> Any:
     """Return the place, ready to be written to."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -179,18 +216,24 @@ def _opened(place: str) -> Any:
 
 
 def _keep(opening: Future[Any], name: str, text: str) -> None:
-    """Write one object, which must not be there yet."""
-    path = opening.result() / name
+    """Write one object, which must not be there yet. Secrets that Airflow knows are masked, as they are in a log."""
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # public, but not re-exported for mypy
+
+    path, content = opening.result() / name, f"{redact(text)}\n".encode()
     try:
-        _write_new(path, text)
+        _write_new(path, content)
     except FileNotFoundError:  # a file system wants its folders first; a bucket has none
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(path, text)
+        _write_new(path, content)
 
 
-def _write_new(path: Any, text: str) -> None:
-    with path.open("xb") as file:
-        file.write(f"{text}\n".encode())
+def _write_new(path: Any, content: bytes) -> None:
+    try:
+        file = path.open("xb")
+    except (NotImplementedError, ValueError):  # a store that knows no "only if new"; the random name is new anyway
+        file = path.open("wb")
+    with file:
+        file.write(content)
 
 
 def _problem(stored: Future[None], seconds: float) -> str | None:

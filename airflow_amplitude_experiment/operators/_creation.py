@@ -18,14 +18,17 @@ from airflow_amplitude_experiment.api import (
     AmplitudeNotConfirmed,
     AmplitudeNotFound,
     AmplitudeReadOnly,
+    Call,
     RolloutRefused,
 )
 from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.api.models import Flag
+from airflow_amplitude_experiment.hooks.freeze import Freeze
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.hooks.lookup import calls_of
-from airflow_amplitude_experiment.hooks.moves import own_rises
+from airflow_amplitude_experiment.hooks.moves import lets_in, may_raise, own_rises
 from airflow_amplitude_experiment.hooks.projects import Reading, listed, refuse_several_projects
+from airflow_amplitude_experiment.hooks.write import Write
 from airflow_amplitude_experiment.rollout import adopt
 from airflow_amplitude_experiment.rollout.description import (
     Difference,
@@ -34,6 +37,8 @@ from airflow_amplitude_experiment.rollout.description import (
     needs_variants,
     second_call,
 )
+
+from ._audit import Audit
 
 ATTEMPTS = 3
 SECONDS_BEFORE_ANOTHER_LOOK = (1.0, 2.0, 4.0)
@@ -57,14 +62,16 @@ class Creation:
 
     :param project: the project that the task or the connection names.
     :param reason: why, for the rules of the connection.
+    :param audit: where each write is noted.
     :param log: the task's logger.
     """
 
     def __init__(
-        self, client: GuardedClient, wanted: Wanted, *, project: str | None, reason: str | None, log: Any
+        self, client: GuardedClient, wanted: Wanted, *, project: str | None, reason: str | None, audit: Audit, log: Any
     ) -> None:
         self.client = client
         self.wanted = wanted
+        self.audit = audit
         self.project = project
         self.reason = reason
         self.log = log
@@ -124,7 +131,7 @@ class Creation:
         self._check_second_call()
         try:
             call = self.calls.create(project_id=self.project, key=self.wanted.key, **arguments)
-            created = self.client.send(call, reason=self.reason)
+            created = self._send(call)
         except AmplitudeReadOnly:
             return None, None, False
         except AmplitudeError as error:
@@ -144,7 +151,10 @@ class Creation:
         new = {"id": "new", "key": self.wanted.key, "enabled": False, "rolloutPercentage": 0, "deleted": False}
         segments, weights = (self.wanted.post.get(name) for name in ("target_segments", "rollout_weights"))
         as_created = Flag.model_validate({**new, "targetSegments": segments, "rolloutWeights": weights})
-        self.client.rules.check_rises(own_rises("update", self.wanted.patch, as_created), f"{self.wanted}")
+        rises = list(own_rises("update", self.wanted.patch, as_created))
+        self.client.rules.check_rises(rises, f"{self.wanted}")
+        switched_on = lets_in("update", self.wanted.patch, as_created)
+        Freeze.now().check_rises(self.wanted.key, [*rises, *switched_on], f"{self.wanted}")
 
     def _what_is_there_after(self, error: AmplitudeError) -> Any:
         """Look whether a create that did not end well left its object, or whether somebody else was faster."""
@@ -192,7 +202,7 @@ class Creation:
         """Send it; where its fate is unknown read again, and send it again only to an object still untouched."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self.client.send(self.calls.update(found.id, **fields), reason=self.reason, found=found)
+                self._send(self.calls.update(found.id, **fields), found)
                 return
             except AmplitudeError as error:
                 self._raise_or_wait(error, attempt)
@@ -267,7 +277,7 @@ class Creation:
         written = True
         for call in plan.calls(self.calls, found.id):
             try:
-                self.client.send(call, reason=self.reason, found=found)
+                self._send(call, found)
             except AmplitudeReadOnly:
                 written = False
         return written
@@ -275,7 +285,30 @@ class Creation:
     def _left_of_update(self, now: Any) -> list[Difference]:
         return [*self._differences(now, moved=True), *adopt.changes_of_second_call(self.wanted, now)]
 
-    # --- reading again ----------------------------------------------------------------------------------------
+    # --- sending and reading again -----------------------------------------------------------------------------
+
+    def _send(self, call: Call[Any], found: Any = None) -> Any:
+        """Send one write, with a line of the audit before it and one after it."""
+        with self.audit.around(**self._line(Write.of(call, dialect=self.client.dialect), found)):
+            return self.client.send(call, reason=self.reason, found=found)
+
+    def _line(self, write: Write, found: Any) -> dict[str, Any]:
+        """Return what the audit says of a write."""
+        fields = write.arguments
+        stands = 0 if found is None else found.rollout_percentage
+        switch = {"enabled": {"from": found.enabled, "to": fields["enabled"]}} if "enabled" in fields else {}
+        return {
+            "kind": self.wanted.kind,
+            "key": self.wanted.key,
+            "id": getattr(found, "id", None),
+            "project_id": getattr(found, "project_id", None) or self.project,
+            "before": stands,
+            "after": fields.get("rollout_percentage", stands),
+            "raises": may_raise(write, found),
+            "call": write.call.endpoint,
+            "fields": sorted(fields.keys() - {"id", "project_id", "key"}),
+            **switch,
+        }
 
     def _read(self, object_id: str) -> Any:
         return self.client.send(self.calls.get(object_id))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.hooks.lookup import Kind
 
+    from ._audit import Audit
+
 SECONDS_OF_LAG = 2.0
 """A read may lag behind a write. What still shows as on is read once more after so long."""
 
@@ -128,6 +130,28 @@ class Target:
         kept = ", and users who have a variant keep it (sticky bucketing)" if sticky else ""
         return f"{self} is still on, at 0 %: target segments and included users still get it{kept}: {why}"
 
+    def outcome(self, *, switch: bool) -> str:
+        """What became of it, for the audit: of switching it off, or else of taking it to 0 %."""
+        if self.unsent:
+            return "not sent: the connection is read-only"
+        if self.still_on and (switch or self.now is None or self.percentage != 0):
+            return f"failed: {self.why_on()}"
+        return f"done, although: {sentence(self.error)}" if self.error else "written"
+
+    def line(self, *, switch: bool) -> dict[str, Any]:
+        """Return what the audit lines say of it: that it is switched off, or else taken to 0 %."""
+        stands = self.found.rollout_percentage
+        return {
+            "kind": self.kind,
+            "key": self.found.key,
+            "id": self.found.id,
+            "project_id": self.found.project_id,
+            "before": stands,
+            "after": stands if switch else 0,
+            "raises": False,
+            **({"enabled": {"from": self.found.enabled, "to": False}} if switch else {}),
+        }
+
     def record(self) -> dict[str, Any]:
         """Return what was there and what is there now, as plain JSON."""
         stands = self.now or self.found
@@ -165,9 +189,10 @@ def in_words(lists: dict[str, list[str]]) -> str:
 class Kill:
     """One kill, from the first list to the report."""
 
-    def __init__(self, client: GuardedClient, order: Order, log: Any, stop: threading.Event) -> None:
+    def __init__(self, client: GuardedClient, order: Order, audit: Audit, log: Any, stop: threading.Event) -> None:
         self._client = client
         self._order = order
+        self._audit = audit
         self._log = log
         self._stop = stop
         self._targets: list[Target] = []
@@ -184,6 +209,7 @@ class Kill:
             if self._stop.is_set():
                 for target in self._targets:
                     target.error = target.error or Stopped()
+        self._audit.settle()
         self._targets.sort(key=lambda target: (target.kind, target.found.key))
 
     def _found(self, way: WayDown) -> Iterator[list[Target]]:
@@ -217,9 +243,11 @@ class Kill:
         for group in way.in_groups(self._switching_off(way, targets)):
             self._note(group)
             sent = [job.about for job in group if not job.about.unsent]
-            for phase in (self._read_back, self._take_to_zero):
-                if not self._stop.is_set():
-                    phase(way, sent)
+            if not self._stop.is_set():
+                self._read_back(way, sent)
+            self._audit_results((job.about for job in group), switch=True)
+            if not self._stop.is_set():
+                self._take_to_zero(way, sent)
 
     def _switching_off(self, way: WayDown, targets: Iterable[Target]) -> list[Job]:
         jobs = []
@@ -231,6 +259,7 @@ class Kill:
                 target.unsent = True
                 self._log.info("Dry run: would switch off %s, which stands at %s", stands, target.stands_at)
             else:
+                self._audit.intent(**target.line(switch=True))
                 jobs.append(way.start(self._change(target, "Switching off", enabled=False)))
         return jobs
 
@@ -249,10 +278,12 @@ class Kill:
         above_zero = [target for target in targets if target.still_on and target.now and target.percentage != 0]
         for target in above_zero:
             self._log.error("%s still shows as enabled; taking it from %s to 0 %%", target, target.stands_at)
+            self._audit.intent(**target.line(switch=False))
         jobs = [way.start(self._change(target, "Taking to 0 %", rollout_percentage=0)) for target in above_zero]
         self._note(way.finished(jobs))
         self._look_at(way, above_zero)
         self._look_again(way, above_zero)
+        self._audit_results(above_zero, switch=False)
 
     def _look_again(self, way: WayDown, targets: list[Target]) -> None:
         """Read once more what a write that was accepted has not changed yet: reading may lag behind."""
@@ -278,7 +309,20 @@ class Kill:
             else:
                 job.about.written = True
 
+    def _audit_results(self, targets: Iterable[Target], *, switch: bool) -> None:
+        for target in targets:
+            self._audit.result(**target.line(switch=switch), outcome=target.outcome(switch=switch), wait=False)
+
     # --- what became of it ---------------------------------------------------------------------------
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Return what was written and read back as off, object by object."""
+        facts = self._audit.facts()
+        return [
+            {**target.line(switch=True), "enabled": False, **facts}
+            for target in self._targets
+            if target.written and not target.still_on
+        ]
 
     def report(self) -> dict[str, Any]:
         """Return the record.
@@ -311,6 +355,7 @@ class Kill:
             "dry_run": self._order.dry_run,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "reason": self._order.reason,
+            **self._audit.facts(),
         }
 
     def _not_found(self, missing: list[str]) -> str:

@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._assets import announce
+from ._audit import Audit
 from ._base import AmplitudeOperator, is_known
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_amplitude_experiment.api import Call
+    from airflow_amplitude_experiment.hooks.guard import GuardedClient
+    from airflow_amplitude_experiment.hooks.write import Write
 
 SHOWN_OF_A_KEY = 10
 """How much of a deployment's key goes into the XCom: its prefix, and enough to recognise it."""
 
+KINDS: dict[str, Any] = {
+    "flags": "flag",
+    "experiments": "experiment",
+    "mutexes": "mutex group",
+    "holdouts": "holdout group",
+    "deployments": "deployment",
+}
 RAMP_OR_KILL = "AmplitudeRampRolloutOperator for the percentage, AmplitudeKillSwitchOperator to switch off"
 INSTEAD = {
     "flags.update": RAMP_OR_KILL,
@@ -50,6 +61,7 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
     Source: Management API, all 57 operations, and the 34 of the beta.
     """
 
+    writes_objects = True
     template_fields: Sequence[str] = (*AmplitudeOperator.template_fields, "arguments")
     template_fields_renderers = {"arguments": "json"}  # noqa: RUF012  Airflow's own way to declare it
 
@@ -102,10 +114,59 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
         with self.hook.get_conn() as client:
             if described.answer == "page":
                 return self._plain(list(client.iterate(call)))
+            if not call.writes:
+                return self._plain(client.send(call))
             try:
-                return self._plain(client.send(call, reason=self.reason or self.unguarded))
+                return self._plain(self._write(context, client, call))
             except AmplitudeReadOnly:
                 return {"endpoint": self.endpoint, "written": False}
+
+    def _write(self, context: Context, client: GuardedClient, call: Call[Any]) -> Any:
+        """Send a call that changes something, noted in the audit; announce what it changed."""
+        from airflow_amplitude_experiment.hooks.guard import object_of
+        from airflow_amplitude_experiment.hooks.write import Write
+
+        reason = self.reason or self.unguarded
+        audit = Audit.of(context, environment=client.rules.environment, reason=reason, log=self.log)
+        write = Write.of(call, dialect=client.dialect)
+        found = client.read(object_of(write, client.rules))
+        with audit.around(**self._line(write, found)):
+            answer = client.send(call, reason=reason, found=found)
+        if write.is_on_toggle and (now := self._read_back(client, write, answer)):
+            record = self._line(write, found) | {"enabled": now.enabled, "key": now.key, "project_id": now.project_id}
+            announce(context, record | {"after": now.rollout_percentage, **audit.facts()})
+        return answer
+
+    def _read_back(self, client: GuardedClient, write: Write, answer: Any) -> Any:
+        """Return the object as it stands after the write; the write is made, whatever comes of the reading."""
+        from airflow_amplitude_experiment.api import AmplitudeError
+        from airflow_amplitude_experiment.hooks.lookup import calls_of
+
+        object_id = answer.id if write.creates else write.object_id
+        try:
+            return client.send(calls_of(KINDS[write.kind]).get(object_id))
+        except AmplitudeError as error:
+            self.log.warning("%s was accepted, but the object can't be read back: %s", self.endpoint, error)
+            return None
+
+    def _line(self, write: Write, found: Any) -> dict[str, Any]:
+        """Return what the audit says of a write."""
+        from airflow_amplitude_experiment.api._call import find_endpoint
+        from airflow_amplitude_experiment.hooks.moves import may_raise
+
+        stands = getattr(found, "rollout_percentage", None)
+        reaches = find_endpoint(self.endpoint).reach == "people" or (write.creates and write.is_on_toggle)
+        return {
+            "kind": KINDS[write.kind],
+            "key": next(iter(write.keys(found)), None),
+            "id": None if write.creates else write.object_id,
+            "project_id": write.project_of(found),
+            "before": stands,
+            "after": write.arguments.get("rollout_percentage", stands),
+            "raises": reaches and may_raise(write, found),
+            "call": write.shown(),
+            **({"unguarded": self.unguarded} if self.unguarded else {}),
+        }
 
     def _plain(self, answer: Any) -> Any:
         """Return an answer as plain JSON, with deployment keys cut: an XCom can be read by many (law 8)."""

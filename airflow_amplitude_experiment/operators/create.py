@@ -8,7 +8,8 @@ but only as long as nobody touched it since.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
@@ -16,6 +17,8 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink
 from airflow_amplitude_experiment.api._checks import boolean, one_of
 from airflow_amplitude_experiment.ui.links import URL_KEY, OpenInAmplitudeLink
 
+from ._assets import announce
+from ._audit import Audit
 from ._base import AmplitudeOperator, given, is_known, project_named
 from ._described import ARGUMENTS, EXPERIMENTS_ONLY, FLAG_ARGUMENTS, check_what_is_known, described
 
@@ -35,6 +38,7 @@ class _CreateOperator(AmplitudeOperator):
 
     kind: ClassVar[Literal["flag", "experiment"]]
     writes_percentage = True
+    writes_objects = True
     operator_extra_links: Collection[BaseOperatorLink] = (OpenInAmplitudeLink(),)
     template_fields: Sequence[str] = (
         *AmplitudeOperator.template_fields,
@@ -110,23 +114,25 @@ class _CreateOperator(AmplitudeOperator):
         wanted, arguments = described(self.kind, self.key, self._values())
         with self.hook.get_conn() as client:
             project = project_named(self.project_id, client.rules.project_id)
-            task = Creation(client, wanted, project=project, reason=self.reason, log=self.log)
+            audit = Audit.of(context, environment=client.rules.environment, reason=self.reason, log=self.log)
+            task = Creation(client, wanted, project=project, reason=self.reason, audit=audit, log=self.log)
+            report = partial(self._report, context, audit, wanted, project)
             url, mine = None, False
             if (found := task.find()) is None:
                 found, url, mine = task.create(arguments)
             if found is None:
                 later = f", and then set {', '.join(wanted.patch)}" if wanted.patch else ""
-                return self._report(wanted, Outcome(words=f"would be created{later} (read-only, not sent)"), project)
+                return report(Outcome(words=f"would be created{later} (read-only, not sent)"))
             url = self._leave_link(context, client, found, url)
             if mine:
-                return self._report(wanted, task.finish(found, created=True), project, url)
+                return report(task.finish(found, created=True), url)
             outcome = task.take_over(
                 found,
                 if_exists=self.if_exists,  # type: ignore[arg-type]  # checked after rendering
                 adopt_live=adopt_live,
                 run_after=_began(context, again=task.may_be_mine),
             )
-            return self._report(wanted, outcome, project, url)
+            return report(outcome, url)
 
     def _values(self) -> dict[str, Any]:
         """Return the description by the names of the API's fields."""
@@ -141,14 +147,22 @@ class _CreateOperator(AmplitudeOperator):
         context["ti"].xcom_push(key=URL_KEY, value=url)
         return url
 
-    def _report(self, wanted: Wanted, outcome: Outcome, project: str | None, url: str | None = None) -> dict[str, Any]:
+    def _report(
+        self,
+        context: Context,
+        audit: Audit,
+        wanted: Wanted,
+        project: str | None,
+        outcome: Outcome,
+        url: str | None = None,
+    ) -> dict[str, Any]:
         found = outcome.found
         state = ""
         if found is not None:
             switch = "enabled" if found.enabled else "disabled"
             state = f" (id {found.id}, {switch}, {found.rollout_percentage} %)"
         self.log.info("%s: %s%s", wanted, outcome.words, state)
-        return {
+        record = {
             "kind": self.kind,
             "key": wanted.key,
             "id": getattr(found, "id", None),
@@ -160,8 +174,13 @@ class _CreateOperator(AmplitudeOperator):
             "enabled": getattr(found, "enabled", None),
             "rollout_percentage": getattr(found, "rollout_percentage", None),
             "written": outcome.written,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "reason": self.reason,
+            **audit.facts(),
         }
+        if outcome.written:
+            announce(context, {**record, "after": record["rollout_percentage"]})
+        return record
 
 
 def _as_text(name: str, moment: str | date | None) -> str | None:
@@ -218,7 +237,8 @@ class AmplitudeCreateFlagOperator(_CreateOperator):
     :raises AirflowFailException: refused (the text lists everything that differs), not confirmed by reading back,
         or an error that another try can't heal.
     :return: a record: ``kind``, ``key``, ``id``, ``project_id``, ``url``, ``created``, ``adopted``, ``updated``
-        (names), ``enabled``, ``rollout_percentage``, ``written``, ``reason``.
+        (names), ``enabled``, ``rollout_percentage``, ``written``, ``at`` (UTC), ``reason``, and where it came from:
+        ``environment``, ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``try_number``.
 
     Source: Management API, "Create flag" (``POST /flags``) and "Edit flag" (``PATCH /flags/{id}``).
     """

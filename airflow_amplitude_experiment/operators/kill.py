@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from ._assets import announce
+from ._audit import Audit
 from ._base import AmplitudeOperator, project_named
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ class AmplitudeKillSwitchOperator(AmplitudeOperator):
     :raises AirflowException: not off at the deadline for a reason that may pass.
     :return: a record: ``objects`` (each ``key``, ``kind``, ``id``, ``project_id``, ``was_enabled``, ``enabled``,
         ``rollout_percentage``, ``written``), the keys ``switched_off``, ``already_off`` and ``would_switch_off``
-        (dry run, read-only), ``dry_run``, ``at`` (UTC), ``reason``.
+        (dry run, read-only), ``dry_run``, ``at`` (UTC), ``reason``, and where it came from: ``environment``,
+        ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``try_number``.
 
     Source: Management API, "Edit experiment" and "Edit flag" (``enabled``).
     """
@@ -70,6 +73,7 @@ class AmplitudeKillSwitchOperator(AmplitudeOperator):
         "rollback_deadline",
     )
     ui_color = "#ffd9d2"
+    writes_objects = True
 
     def __init__(
         self,
@@ -108,9 +112,14 @@ class AmplitudeKillSwitchOperator(AmplitudeOperator):
         self._stop = threading.Event()
         with self.hook.get_conn(paced=False) as client:
             project = project_named(self.project_id, client.rules.project_id)
-            kill = Kill(client, Order(**wanted, project_id=project, reason=self.reason), self.log, self._stop)
+            audit = Audit.of(context, environment=client.rules.environment, reason=self.reason, log=self.log)
+            order = Order(**wanted, project_id=project, reason=self.reason)
+            kill = Kill(client, order, audit, self.log, self._stop)
             kill.carry_out()
-        return kill.report()
+        record = kill.report()
+        for change in kill.changes():
+            announce(context, change)
+        return record
 
     def on_kill(self) -> None:
         """Stop trying where somebody stops the task."""

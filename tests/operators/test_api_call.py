@@ -93,7 +93,8 @@ def test_rendered_texts_become_what_the_api_takes(amplitude):
     )
     operator.arguments = {"id": flag_id, "rollout_percentage": "25"}
     operator.execute(a_context())
-    assert amplitude.requests()[-1]["body"] == {"rolloutPercentage": 25}
+    (patch,) = [each for each in amplitude.requests() if each["method"] == "PATCH"]
+    assert patch["body"] == {"rolloutPercentage": 25}
 
 
 def test_what_is_rendered_is_checked_before_the_first_request(amplitude):
