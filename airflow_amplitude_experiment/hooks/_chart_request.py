@@ -10,12 +10,12 @@ import json
 import time
 from base64 import b64encode
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 import httpx
 from tenacity import Retrying
 
-from airflow_amplitude_experiment.api import AmplitudeError, deployments, errors
+from airflow_amplitude_experiment.api import AmplitudeError, Call, deployments, errors
 from airflow_amplitude_experiment.api._call import Endpoint
 from airflow_amplitude_experiment.api._checks import Check
 from airflow_amplitude_experiment.api._client import Client
@@ -111,7 +111,7 @@ class AnalyticsExchange(Exchange[T]):
     ) -> None:
         # The exchange looks up the endpoints of the Management API, among which these don't belong; so it starts
         # with any one that reads, and this request takes its place.
-        super().__init__(deployments.list(), dialect="v1", prefix="", hide=hide)
+        super().__init__(cast("Call[T]", deployments.list()), dialect="v1", prefix="", hide=hide)
         self._prepared = endpoint.prepare(arguments, dialect="v1")
         self._endpoint, self._path, self._reader = endpoint, self._prepared.path, reader
 
@@ -120,7 +120,7 @@ class AnalyticsExchange(Exchange[T]):
         try:
             return self._reader(bytes(self._content))
         except Unreadable as error:
-            text = self._hidden(str(error))
+            text = self._hidden(f"{error}.")
             raise AnalyticsUnexpectedAnswer(text, status=response.status_code, **self._facts()) from None
 
     def _noted(self, error: AmplitudeError, *, repeat: bool) -> AmplitudeError:
@@ -160,7 +160,14 @@ def _any_json(content: bytes) -> None:
 # --- the same errors, with the advice that fits this API -------------------------------------------------
 
 
-class AnalyticsRateLimited(errors.AmplitudeRateLimited):
+class _Advised(AmplitudeError):
+    """An error of the tree with other advice. It travels as the one that everybody knows, its last base."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "type": type(self).__bases__[-1].__name__}
+
+
+class AnalyticsRateLimited(_Advised, errors.AmplitudeRateLimited):
     """429: too many requests at once, or the project's cost is used up. It is no statement on the chart."""
 
     advice = (
@@ -173,7 +180,7 @@ class AnalyticsRateLimited(errors.AmplitudeRateLimited):
         return f"{super()._message()} Try again in {wait}, or let the chart cover fewer days."
 
 
-class AnalyticsAuthError(errors.AmplitudeAuthError):
+class AnalyticsAuthError(_Advised, errors.AmplitudeAuthError):
     """401: the keys are unknown, or belong to the other region."""
 
     advice = (
@@ -182,13 +189,13 @@ class AnalyticsAuthError(errors.AmplitudeAuthError):
     )
 
 
-class AnalyticsPermissionError(errors.AmplitudePermissionError):
+class AnalyticsPermissionError(_Advised, errors.AmplitudePermissionError):
     """403: the keys do not open this."""
 
     advice = "Check that the keys are those of the project that owns the chart, and that its plan has this API."
 
 
-class AnalyticsNotFound(errors.AmplitudeNotFound):
+class AnalyticsNotFound(_Advised, errors.AmplitudeNotFound):
     """404: no such chart."""
 
     advice = (
@@ -197,13 +204,13 @@ class AnalyticsNotFound(errors.AmplitudeNotFound):
     )
 
 
-class AnalyticsInvalidRequest(errors.AmplitudeInvalidRequest):
+class AnalyticsInvalidRequest(_Advised, errors.AmplitudeInvalidRequest):
     """400 or another 4xx: the chart can't be had this way."""
 
     advice = f"Sending it again does not help. {AnalyticsNotFound.advice}"
 
 
-class AnalyticsUnexpectedAnswer(errors.AmplitudeUnexpectedAnswer):
+class AnalyticsUnexpectedAnswer(_Advised, errors.AmplitudeUnexpectedAnswer):
     """An answer that holds no chart that can be read."""
 
     advice = "This is not how Amplitude answers for a chart; check the chart, the base URL and any proxy in between."
@@ -225,5 +232,5 @@ def with_own_advice(error: AmplitudeError) -> AmplitudeError:
     if own is None:
         return error
     facts = error.as_dict()
-    facts.pop("type")
-    return own(facts.pop("text"), **facts)
+    del facts["type"]
+    return own(**facts)
