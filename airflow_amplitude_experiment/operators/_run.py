@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
+def now() -> datetime:
+    """Tell the time, in UTC."""
+    return datetime.now(UTC)
+
+
 def pulled(context: Context, task_id: str | None, key: str = "return_value") -> Any:
     """Return what a task of this run and map index left, or ``None``."""
     if task_id is None:
@@ -81,9 +86,8 @@ def moment_of_change(found: Any) -> datetime:
 
     A date without a time could be up to a day too early, and so counts as now.
     """
-    now = datetime.now(UTC)
     text = found.last_modified_at or ""
     if "T" not in text:
-        return now
+        return now()
     moment = datetime.fromisoformat(text)
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -44,8 +44,8 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
     :param mark_start_date: set ``startDate`` of an experiment to ``analysis_from`` in the last stage's write.
     :param settle: seconds after the last stage's write from which its numbers can be analysed.
     :return: the record of a ramp (``at``: when the object reached its percentage), and ``stage``, ``expected``,
-        ``fingerprint``, ``fingerprint_taken_anew``, ``evidence_anew``, ``by_hand``, ``approved_by``, ``guardrails``
-        (numbers of the last look), ``analysis_from`` (of an experiment's last stage).
+        ``fingerprint``, ``weights``, ``fingerprint_taken_anew``, ``evidence_anew``, ``by_hand``, ``approved_by``,
+        ``guardrails`` (numbers of the last look), ``analysis_from`` (of an experiment's last stage).
 
     Source: Management API, "Edit experiment" and "Edit flag" (``rolloutPercentage``, ``targetSegments``).
     """
@@ -156,6 +156,7 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
         """
         from airflow_amplitude_experiment.hooks.lookup import calls_of
         from airflow_amplitude_experiment.rollout.fingerprint import changed, fingerprint
+        from airflow_amplitude_experiment.rollout.traffic import weights_of
 
         variants = client.send(calls_of(self.kind).variants(found.id))
         now = fingerprint(found, variants, segment=given(self.segment))
@@ -178,6 +179,7 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
             )
         return {
             "fingerprint": now,
+            "weights": weights_of(found, variants, given(self.segment)),
             "fingerprint_taken_anew": before is None,
             "evidence_anew": "; ".join(different) or None,
         }

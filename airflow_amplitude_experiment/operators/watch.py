@@ -7,7 +7,7 @@ bake shorter or a look more frequent. Between two looks the task is deferred and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -16,7 +16,7 @@ from airflow_amplitude_experiment.rollout.durations import in_words
 from airflow_amplitude_experiment.rollout.hours import Hours
 
 from ._base import AmplitudeOperator, TargetMixin, given
-from ._run import FINISHED, is_off, moment_of_change, newest, pulled, starting_percentage, state_of
+from ._run import FINISHED, is_off, moment_of_change, newest, now, pulled, starting_percentage, state_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -119,26 +119,28 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
 
     def act(self, context: Context) -> dict[str, Any]:
         """Look where a look is due, then decide or wait."""
-        now = datetime.now(UTC)
+        moment = now()
         looks = pulled(context, self.task_id, "looks")
         if looks is None:
-            since, passed_by = self._reached(context, now)
+            since, passed_by = self._reached(context, moment)
             if passed_by:
-                return self._leave(context, {"verdict": "pass", "reason": passed_by, "count": 0, "guardrails": []}, now)
+                nothing = {"verdict": "pass", "reason": passed_by, "count": 0, "guardrails": []}
+                return self._leave(context, nothing, moment)
             looks = self._begun(context, since)
+        just_answered = False
         if self.approve and not looks["answered_at"] and (state := state_of(context, self.approve)) in FINISHED:
             if state != "success":
-                return self._leave(context, {**looks, "reason": f"the approval ended as {state}"}, now)
-            looks["answered_at"] = now.isoformat()
+                return self._leave(context, {**looks, "reason": f"the approval ended as {state}"}, moment)
+            looks["answered_at"], just_answered = moment.isoformat(), True
         hours = self._hours(looks)
-        if hours.is_due(datetime.fromisoformat(looks["looked_at"]), now):
-            looks = self._look(context, looks, hours, now)
+        if just_answered or hours.is_due(datetime.fromisoformat(looks["looked_at"]), moment):
+            looks = self._look(context, looks, hours, moment)
         context["ti"].xcom_push(key="looks", value=looks)
-        if looks["verdict"] == "breach" or (hours.is_over(now) and looks["verdict"] != "pass"):
-            self._fail_or_hold(context, looks, hours, now)
-        elif hours.is_over(now):
-            return self._leave(context, looks, now)
-        self._wait(context, looks, hours, now)
+        if looks["verdict"] == "breach" or (hours.is_over(moment) and looks["verdict"] != "pass"):
+            self._fail_or_hold(context, looks, hours, moment)
+        elif hours.is_over(moment):
+            return self._leave(context, looks, moment)
+        self._wait(context, looks, hours, moment)
         raise AssertionError  # deferring left this function
 
     def execute_complete(self, context: Context, event: Any = None) -> Any:
@@ -147,12 +149,12 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
 
     # --- when ---
 
-    def _reached(self, context: Context, now: datetime) -> tuple[datetime, str | None]:
+    def _reached(self, context: Context, moment: datetime) -> tuple[datetime, str | None]:
         """Return when the stage was reached, or why there is nothing to watch."""
         record = pulled(context, self.ramps[-1])
         if isinstance(record, Mapping):
             if record.get("below_start"):
-                return now, f"stage {self.percentage} % is below start_at; nothing to watch"
+                return moment, f"stage {self.percentage} % is below start_at; nothing to watch"
             return datetime.fromisoformat(record["at"]), self._later(record["after"])
         from airflow_amplitude_experiment.rollout.history import percentage_of
 
@@ -217,29 +219,30 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
 
     # --- looking ---
 
-    def _look(self, context: Context, looks: Mapping[str, Any], hours: Hours, now: datetime) -> dict[str, Any]:
+    def _look(self, context: Context, looks: Mapping[str, Any], hours: Hours, moment: datetime) -> dict[str, Any]:
         from airflow_amplitude_experiment.rollout.guardrails import comparisons
 
         from ._look import lines, look
 
+        log: Any = self.log
         subject = self._subject(context)
         seen = look(
             self.guardrails,
             subject=subject,
             stages=self._stages(context, hours.since),
-            bake_over=hours.is_over(now),
+            bake_over=hours.is_over(moment),
             comparisons=comparisons(self.counted, list(subject.weights)),
             alpha=self.alpha,
             memory=looks["memory"],
-            now=now,
+            now=moment,
             callables=self.callables,
-            log=self.log,
+            log=log,
         )
         for line in lines(seen):
             self.log.info("%s", line)
         return {
             **looks,
-            "looked_at": now.isoformat(),
+            "looked_at": moment.isoformat(),
             "count": looks["count"] + 1,
             "verdict": seen.verdict,
             "reason": seen.reason,
@@ -249,27 +252,22 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
 
     def _subject(self, context: Context) -> Subject:
         """Return what is watched, from the records of the run, else as it is now."""
-        from airflow_amplitude_experiment.rollout.fingerprint import weights_in
-
         from ._look import Subject
 
-        tasks = [self.begin, *self.ramps]
-        known = {name: newest(context, tasks, name) for name in (*NAMED, "fingerprint")}
+        known = {name: newest(context, [self.begin, *self.ramps], name) for name in (*NAMED, "weights")}
         if not all(known.values()):
             known = self._read()
-        segment = given(self.segment)
-        weights = weights_in(known.pop("fingerprint"), segment=segment)
-        return Subject(kind=self.kind, **known, segment=segment, weights=weights)
+        return Subject(kind=self.kind, **known, segment=given(self.segment))
 
     def _read(self) -> dict[str, Any]:
         from airflow_amplitude_experiment.hooks.lookup import calls_of
-        from airflow_amplitude_experiment.rollout.fingerprint import fingerprint
+        from airflow_amplitude_experiment.rollout.traffic import weights_of
 
         with self.hook.get_conn() as client:
             found = client.read(self.reading(client))
             variants = client.send(calls_of(self.kind).variants(found.id))
-        taken = fingerprint(found, variants, segment=given(self.segment))
-        return {"key": found.key, "id": found.id, "project_id": found.project_id, "fingerprint": taken}
+        weights = weights_of(found, variants, given(self.segment)) or {}
+        return {"key": found.key, "id": found.id, "project_id": found.project_id, "weights": weights}
 
     def _stages(self, context: Context, since: datetime) -> list[StageRun]:
         """Return the stages whose evidence counts, each until the next write; the last one is running."""
@@ -302,17 +300,17 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
 
     # --- deciding ---
 
-    def _fail_or_hold(self, context: Context, looks: Mapping[str, Any], hours: Hours, now: datetime) -> None:
+    def _fail_or_hold(self, context: Context, looks: Mapping[str, Any], hours: Hours, moment: datetime) -> None:
         """End the task on a breach or where nothing is waited for any more; else say that the rollout holds.
 
         :raises AirflowFailException: the task is over.
         """
         stage = f"{self.target} at {self.percentage} %"
         if looks["verdict"] == "breach":
-            self._push_verdict(context, looks, now)
+            self._push_verdict(context, looks, moment)
             raise AirflowFailException(f"Guardrail breach, {stage}: {looks['reason']}. {self._what_follows()}")
-        if hours.is_held_no_longer(now):
-            self._push_verdict(context, looks, now)
+        if hours.is_held_no_longer(moment):
+            self._push_verdict(context, looks, moment)
             raise AirflowFailException(
                 f"{stage} was held for {in_words(timedelta(seconds=self.hold_for))} after its bake and is still "
                 f"{looks['verdict']}: {looks['reason']}. Nothing was written; it stays at {self.percentage} %. "
@@ -332,18 +330,18 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         off = self.on_breach == "off" or is_off(self.rollback_to)
         return f"Task rollback takes it {'off' if off else f'to {starting_percentage(self.rollback_to) or 0} %'} now."
 
-    def _leave(self, context: Context, looks: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    def _leave(self, context: Context, looks: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
         """End well, with the verdict."""
-        verdict = self._push_verdict(context, looks, now)
+        verdict = self._push_verdict(context, looks, moment)
         self.log.info("%s at %s %%: %s: %s", self.target, self.percentage, verdict["verdict"], verdict["reason"])
         return verdict
 
-    def _push_verdict(self, context: Context, looks: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    def _push_verdict(self, context: Context, looks: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
         names = {name: newest(context, [self.begin, *self.ramps], name) for name in NAMED}
         verdict = {
             "verdict": looks["verdict"],
             "reason": looks["reason"],
-            "at": now.isoformat(timespec="seconds"),
+            "at": moment.isoformat(timespec="seconds"),
             "stage": self.percentage,
             "looks": looks["count"],
             "guardrails": looks["guardrails"],
@@ -354,9 +352,9 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         context["ti"].xcom_push(key="verdict", value=verdict)
         return verdict
 
-    def _wait(self, context: Context, looks: Mapping[str, Any], hours: Hours, now: datetime) -> None:
+    def _wait(self, context: Context, looks: Mapping[str, Any], hours: Hours, moment: datetime) -> None:
         """Defer until the next look, or until a person has answered."""
-        moment = hours.following(now)
+        following = hours.following(moment)
         if self.approve and not looks["answered_at"]:
             from airflow_amplitude_experiment.triggers.approval import AmplitudeApprovalTrigger
 
@@ -366,10 +364,10 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
                 run_id=instance.run_id,
                 task_id=self.approve,
                 map_index=instance.map_index,
-                until=moment.isoformat(),
+                until=following.isoformat(),
             )
         else:
             from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
-            trigger = DateTimeTrigger(moment)
+            trigger = DateTimeTrigger(following)
         self.defer(trigger=trigger, method_name="execute_complete")
