@@ -237,7 +237,7 @@ def test_a_query_that_fails_is_no_verdict_of_the_metric(clock):
     watching.operator.guardrails = watching.operator.counted = described([broken])
     clock.hours = 4
     assert isinstance(watching.step(), DateTimeTrigger)
-    assert watching.instance.xcoms["looks"]["verdict"] == "no_data"
+    assert watching.instance.xcoms["looks"]["verdict"] == "inconclusive"
 
 
 # --- after the stage was passed, cleared or lost ---
