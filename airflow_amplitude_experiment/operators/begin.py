@@ -56,6 +56,7 @@ class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
         "start_at",
         "rollback_to",
         "segment",
+        "enable",
         "on_drift",
     )
 
@@ -66,7 +67,7 @@ class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
         start_at: int | str | None = None,
         rollback_to: int | str | None = None,
         segment: str | None = None,
-        enable: bool = False,
+        enable: bool | str = False,
         guardrails: Sequence[Mapping[str, Any]] = (),
         stage_guardrails: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         alpha: float = 0.05,

@@ -59,7 +59,8 @@ def _what_a_percentage_is(
     if before:
         names = " and ".join(each.name for each in before)
         told = ", ".join(of_all(each, share_of(before)) for each in percentages)
-        yield f"{names[0].upper()}{names[1:]} let {share_of(before) * 100:.6g} % of users through: {told}."
+        verb = "let" if len(before) > 1 else "lets"
+        yield f"{names[0].upper()}{names[1:]} {verb} {share_of(before) * 100:.6g} % of users through: {told}."
     if len(shares(weights)) > 1:
         yield f"Weights: {', '.join(in_variants(each, weights) for each in percentages)}."
     others = prerequisites(found, around.mutexes, around.holdouts)

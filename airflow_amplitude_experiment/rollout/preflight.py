@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 REQUESTS_A_DAY = 100_000
 A_DAY = timedelta(days=1)
+LEAST_BETWEEN_LOOKS = timedelta(minutes=5)
+"""How often a stage is looked at, at most, unless told otherwise."""
+
 BANDIT = "multi-arm-bandit"
 NOT_EDITABLE = ("web", "guide", "survey")
 KIND_FIELDS = ("experimentType", "deliveryMethod", "kind", "flagType")
@@ -246,7 +249,8 @@ def _about_weights(found: Any, intent: Intent, weights: Mapping[str, float] | No
 def _about_gates(before: Sequence[Gate]) -> Iterator[str]:
     if before and not share_of(before):
         names = " and ".join(each.name for each in before)
-        yield f"{names} let nobody through, so every percentage would be 0 % of users. Give it a slot with traffic."
+        verb = "let" if len(before) > 1 else "lets"
+        yield f"{names} {verb} nobody through, so every percentage would be 0 % of users. Give it a slot with traffic."
 
 
 def _about_watching(intent: Intent, weights: Mapping[str, float] | None) -> Iterator[str]:
@@ -280,14 +284,9 @@ def _requests_a_day(intent: Intent) -> float:
     for stage in intent.stages:
         charts = sum(each["type"] == "chart" for each in intent.guardrails_of(stage))
         if charts and stage.watched:
-            every = intent.check_every or check_every(stage.watched).total_seconds()
+            every = intent.check_every or max(LEAST_BETWEEN_LOOKS, stage.watched / 12).total_seconds()
             busiest = max(busiest, charts * min(stage.watched, A_DAY).total_seconds() / every)
     return busiest + REQUESTS_OF_A_RAISE * len(intent.stages)
-
-
-def check_every(bake: timedelta) -> timedelta:
-    """Return how often a stage is looked at unless told: twelve times, every 5 minutes to every hour."""
-    return min(max(bake / 12, timedelta(minutes=5)), timedelta(hours=1))
 
 
 def _not_editable(found: Any) -> str | None:
