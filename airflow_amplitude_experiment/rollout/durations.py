@@ -12,7 +12,7 @@ from typing import Any
 
 LONGEST = timedelta(days=3650)
 
-_WORDS = re.compile(r"(?:(\d{1,9})d\s*)?(?:(\d{1,9})h\s*)?(?:(\d{1,9})m\s*)?(?:(\d{1,9}(?:\.\d{1,6})?)s)?", re.ASCII)
+_WORDS = r"(?a)(?:(\d{1,9})d\s*)?(?:(\d{1,9})h\s*)?(?:(\d{1,9})m\s*)?(?:(\d{1,9}(?:\.\d{1,6})?)s)?"
 
 
 def duration(given: str | timedelta | float, what: str) -> timedelta:
@@ -60,7 +60,7 @@ def _read(given: Any) -> timedelta | None:
         return None
     text = given.strip()
     sign = -1 if text.startswith("-") else 1
-    found = _WORDS.fullmatch(text.removeprefix("-").lstrip())
+    found = re.fullmatch(_WORDS, text.removeprefix("-").lstrip())
     if found is None or not any(found.groups()):
         return None
     days, hours, minutes, seconds = (

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from . import windows as opening
+from ._value import Value
 from .durations import duration
 from .stages import Stage as Stage
 from .stages import complete, percentage_of_plan, refuse_others, stage_from_mapping, stage_from_text, stated, wait
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 SIMPLE_STAGES = (1, 5, 10, 25, 50, 100)
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class RolloutPlan:
+class RolloutPlan(Value):
     """Rising percentages, each watched for its bake, raised within windows and outside freezes only.
 
     Also :meth:`parse`, :meth:`simple`, :meth:`linear` and :meth:`from_yaml`; each takes windows and freezes.
@@ -38,6 +37,8 @@ class RolloutPlan:
     :param freezes: periods in which nothing goes up: pairs of aware datetimes or of ISO texts with an offset.
     """
 
+    __slots__ = ("freezes", "stages", "windows")
+
     stages: tuple[Stage, ...]
     windows: tuple[Window, ...]
     freezes: tuple[Freeze, ...]
@@ -45,9 +46,11 @@ class RolloutPlan:
     def __init__(
         self, stages: Sequence[Stage], *, windows: Sequence[Window] = (), freezes: Sequence[Sequence[Any]] = ()
     ) -> None:
-        object.__setattr__(self, "stages", complete(_all("stages", stages, Stage)))
-        object.__setattr__(self, "windows", _all("windows", windows, Window))
-        object.__setattr__(self, "freezes", tuple(freeze(pair) for pair in _all("freezes", freezes, object)))
+        self._set(
+            stages=complete(_all("stages", stages, Stage)),
+            windows=_all("windows", windows, Window),
+            freezes=tuple(freeze(pair) for pair in _all("freezes", freezes, object)),
+        )
 
     # --- making one ---
 
@@ -249,7 +252,7 @@ class RolloutPlan:
 
     def offsets(self) -> str:
         """Return the plan in offsets from its start, one line for each stage; it says the same at every parse."""
-        from .preview import offsets
+        from .offsets import offsets
 
         return offsets(self)
 

@@ -1,4 +1,4 @@
-"""A plan as people read it: a table with dates before the start, and offsets where there is no date yet.
+"""A plan as people read it before the start: a table with dates, and what each stage can show.
 
 Apart from the plan because nothing that decides needs it. All moments are the earliest ones: a rollout that holds,
 waits for a person or is ramped late moves everything that follows, and shortens nothing.
@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from .durations import in_words
-from .stages import NOTHING, Stage
-from .windows import DAYS
+from .offsets import date, limits
+from .stages import Stage
 
 if TYPE_CHECKING:
     from .plan import RolloutPlan
@@ -78,7 +78,7 @@ class Preview:
         return max((each.until for each in self.stages if each.watched), default=None)
 
     def __str__(self) -> str:
-        return "\n".join([*_table(self), "", *_limits(self.plan), *_what_follows(self)])
+        return "\n".join([*_table(self), "", *limits(self.plan), *_what_follows(self)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,15 +192,6 @@ def preview(
     return Preview(plan, tuple(_with_power(rows, power) if power else rows), back, power)
 
 
-def offsets(plan: RolloutPlan) -> str:
-    """Return a plan without dates; see :meth:`RolloutPlan.offsets`."""
-    lines, since, before = [], NOTHING, 0
-    for stage in plan.stages:
-        lines.append(f"+{_offset(since)} {before} % -> {stage.percentage} %, {_watch(stage)}")
-        since, before = since + stage.watched, stage.percentage
-    return "\n".join([*lines, *_limits(plan)])
-
-
 def _row(stage: Stage, before: int, reached: datetime) -> PreviewStage:
     return PreviewStage(stage.percentage, before, reached, stage.watched, stage.approval)
 
@@ -237,12 +228,12 @@ def _table(shown: Preview) -> list[str]:
     heads = ["reached (UTC)", "from", "to", "newly exposed", "watched", "until (UTC)"]
     rows = [
         [
-            _date(each.reached),
+            date(each.reached),
             f"{each.before} %",
             f"{each.percentage} %",
             f"{each.new} % of users" if each.new else "nobody",
             in_words(each.watched) if each.watched else "no",
-            _date(each.until) + (", then a person is asked" if each.approval else ""),
+            date(each.until) + (", then a person is asked" if each.approval else ""),
         ]
         for each in shown.stages
     ]
@@ -267,7 +258,7 @@ def _what_follows(shown: Preview) -> list[str]:
     last = shown.latest_rollback
     lines = [
         f"Requests to Amplitude: {shown.requests} for the ramps, and {REQUESTS_OF_A_ROLLBACK} for a rollback.",
-        f"A rollback {back}. The latest moment of one is {_date(last)} UTC, if no stage has to wait."
+        f"A rollback {back}. The latest moment of one is {date(last)} UTC, if no stage has to wait."
         if last
         else f"A rollback {back}, but no stage is watched: no guardrail would call for one.",
         "All moments are the earliest ones: what holds, waits for a person or comes late moves all that follows.",
@@ -300,29 +291,6 @@ def _about_power(stages: Sequence[PreviewStage], power: Power) -> list[str]:
     if any(_without_control(each, power) for each in stages):
         lines.append("At 100 % nobody is left to compare with: thresholds only. To go on comparing, end at 95 %.")
     return lines
-
-
-def _limits(plan: RolloutPlan) -> list[str]:
-    """Return when the plan may go up at all; nothing where it may at any time."""
-    windows = [f"Raised only {each}" if not place else f"or {each}" for place, each in enumerate(plan.windows)]
-    freezes = [f"Not raised from {_date(start)} to {_date(end)} UTC." for start, end in plan.freezes]
-    return [*([", ".join(windows) + "."] if windows else []), *freezes]
-
-
-def _watch(stage: Stage) -> str:
-    watched = f"watched {in_words(stage.watched)}" if stage.watched else "not watched"
-    return f"{watched}, then a person is asked" if stage.approval else watched
-
-
-def _offset(since: timedelta) -> str:
-    return in_words(since) if since else "0h"
-
-
-def _date(moment: datetime) -> str:
-    """Write a moment to the minute, rounded up to it, because nothing happens before; English on every machine."""
-    whole = moment.replace(second=0, microsecond=0)
-    shown = whole if whole == moment else whole + timedelta(minutes=1)
-    return f"{DAYS[shown.weekday()].capitalize()} {shown:%Y-%m-%d %H:%M}"
 
 
 def _harm(stage: PreviewStage, power: Power) -> str:

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+from ._value import Value
 from .durations import duration, in_words
 
 NOTHING = timedelta(0)
 SHORTEST_LAST_BAKE = timedelta(hours=1)
 
-_STAGE = re.compile(r"([^\s%]+)\s*%\s*(.*)", re.DOTALL)
-_FRACTION = re.compile(r"[+-]?\d*\.\d+|[+-]?\d+\.|\d+/\d+", re.ASCII)
+_STAGE = r"(?s)([^\s%]+)\s*%\s*(.*)"
+_FRACTION = r"(?a)[+-]?\d*\.\d+|[+-]?\d+\.|\d+/\d+"
+_WHOLE = r"(?a)[+-]?\d{1,100}"
 _DOWN = "Going down is the rollback's job (rollback_to), or a ramp of its own with allow_decrease=True."
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Value):
     """One stage of a plan: a percentage, and how long it is watched before the next one.
 
     :param percentage: whole, 1 to 100.
@@ -33,29 +33,40 @@ class Stage:
     :param approval: a person is asked after this stage's watch, before the next ramp.
     """
 
-    percentage: int
-    bake: timedelta | str | None = None
-    guardrails: Sequence[Any] = field(default=(), repr=False)
-    approval: bool = False
+    __slots__ = ("approval", "bake", "guardrails", "percentage")
 
-    def __post_init__(self) -> None:
-        whole = percentage_of_plan(self.percentage, "a stage")
-        object.__setattr__(self, "percentage", whole)
-        if self.bake is not None:
-            object.__setattr__(self, "bake", stated(self.bake, f"the bake of stage {whole} %"))
-        if isinstance(self.guardrails, str | Mapping) or not isinstance(self.guardrails, Iterable):
-            raise ValueError(f"guardrails={self.guardrails!r} of stage {whole} % is not a list of guardrails.")
-        object.__setattr__(self, "guardrails", tuple(self.guardrails))
-        if not isinstance(self.approval, bool):
-            raise ValueError(f"approval={self.approval!r} of stage {whole} % is neither True nor False.")
+    percentage: int
+    bake: timedelta | None
+    guardrails: tuple[Any, ...]
+    approval: bool
+
+    def __init__(
+        self,
+        percentage: int,
+        bake: timedelta | str | None = None,
+        guardrails: Sequence[Any] = (),
+        approval: bool = False,
+    ) -> None:
+        percentage_of_plan(percentage, "a stage")
+        if isinstance(guardrails, str | Mapping) or not isinstance(guardrails, Iterable):
+            raise ValueError(f"guardrails={guardrails!r} of stage {percentage} % is not a list of guardrails.")
+        if not isinstance(approval, bool):
+            raise ValueError(f"approval={approval!r} of stage {percentage} % is neither True nor False.")
+        length = None if bake is None else stated(bake, f"the bake of stage {percentage} %")
+        self._set(percentage=percentage, bake=length, guardrails=tuple(guardrails), approval=approval)
 
     @property
     def watched(self) -> timedelta:
         """How long the stage is watched; nothing where no bake is stated."""
-        return self.bake if isinstance(self.bake, timedelta) else NOTHING
+        return NOTHING if self.bake is None else self.bake
 
     def __str__(self) -> str:
-        return f"{self.percentage}%" if self.bake is None else f"{self.percentage}% {in_words(self.watched)}"
+        return f"{self.percentage}%" if self.bake is None else f"{self.percentage}% {in_words(self.bake)}"
+
+    def __repr__(self) -> str:
+        """Leave guardrails out: the address of a function differs between two parses."""
+        bake = "" if self.bake is None else f", {in_words(self.bake)!r}"
+        return f"Stage({self.percentage}{bake}{', approval=True' if self.approval else ''})"
 
 
 def complete(stages: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -92,13 +103,13 @@ def complete(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def stage_from_text(text: str) -> Stage:
     """Read ``"10% 1d"``, or ``"100%"``."""
-    found = _STAGE.fullmatch(text.strip())
+    found = re.fullmatch(_STAGE, text.strip())
     if found is None:
         raise ValueError(f"{text!r} is not a stage of a plan. Write a percentage and a wait, such as '10% 1d'.")
     number, bake = found.groups()
-    if _FRACTION.fullmatch(number):
+    if re.fullmatch(_FRACTION, number):
         raise _fraction(number, f"stage {text!r}")
-    if not re.fullmatch(r"[+-]?\d{1,100}", number, re.ASCII):
+    if not re.fullmatch(_WHOLE, number):
         raise ValueError(f"{text!r} is not a stage of a plan: {number!r} is no whole number. Write it like '10% 1d'.")
     return Stage(percentage_of_plan(int(number), f"stage {text!r}"), bake.strip() or None)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any
+
+from ._value import Value
 
 Freeze = tuple[datetime, datetime]
 
@@ -20,11 +21,10 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 FARTHEST = timedelta(days=366)
 MINUTES_OF_A_DAY = 24 * 60
 
-_HOURS = re.compile(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})", re.ASCII)
+_HOURS = r"(?a)(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})"
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Value):
     """Hours of some weekdays in which a rollout may go up.
 
     :param days: ``"mon-thu"``, ``"mon,wed,fri"``, ``"sat-mon"``.
@@ -33,17 +33,24 @@ class Window:
     :param timezone: an IANA name such as ``"Europe/Berlin"``.
     """
 
-    days: str = "mon-sun"
-    hours: str = "00:00-24:00"
-    timezone: str = "UTC"
+    __slots__ = ("days", "hours", "timezone")
 
-    def __post_init__(self) -> None:
-        for name in ("days", "hours", "timezone"):
-            if not isinstance(value := getattr(self, name), str):
-                raise ValueError(f"{name}={value!r} of a window is not a text, such as {getattr(Window(), name)!r}.")
-        _weekdays(self.days)
-        _spans(self.hours)
-        _zone(self.timezone)
+    days: str
+    hours: str
+    timezone: str
+
+    def __init__(self, days: str = "mon-sun", hours: str = "00:00-24:00", timezone: str = "UTC") -> None:
+        for name, given, example in (
+            ("days", days, "mon-thu"),
+            ("hours", hours, "09:00-16:00"),
+            ("timezone", timezone, "Europe/Berlin"),
+        ):
+            if not isinstance(given, str):
+                raise ValueError(f"{name}={given!r} of a window is not a text, such as {example!r}.")
+        _weekdays(days)
+        _spans(hours)
+        _zone(timezone)
+        self._set(days=days, hours=hours, timezone=timezone)
 
     def __str__(self) -> str:
         return f"{self.days} {self.hours} {self.timezone}"
@@ -210,7 +217,7 @@ def _spans(hours: str) -> tuple[tuple[int, int], ...]:
 
 
 def _span(part: str, hours: str) -> tuple[int, int]:
-    found = _HOURS.fullmatch(part)
+    found = re.fullmatch(_HOURS, part)
     numbers = [int(each) for each in found.groups()] if found else []
     if numbers and max(numbers[1], numbers[3]) < 60:
         start, end = numbers[0] * 60 + numbers[1], numbers[2] * 60 + numbers[3]

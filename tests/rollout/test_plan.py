@@ -313,8 +313,11 @@ def test_plans_that_say_the_same_are_equal_and_can_be_keys():
 
 
 def test_a_plan_can_not_be_changed():
-    with pytest.raises(AttributeError):
-        a_plan().stages = ()
+    for value, name in ((a_plan(), "stages"), (Stage(10), "percentage"), (OFFICE, "hours")):
+        with pytest.raises(AttributeError, match=rf"\.{name} can't be changed. Make another"):
+            setattr(value, name, None)
+        with pytest.raises(AttributeError, match="can't be changed"):
+            delattr(value, name)
 
 
 def test_a_plan_can_be_copied_and_sent_to_another_process():
@@ -351,4 +354,4 @@ def test_importing_a_plan_loads_neither_yaml_nor_time_zones_nor_anything_of_airf
     heavy = {"yaml", "zoneinfo", "airflow", "pydantic", "httpx", "pendulum"}
     assert not heavy & set(modules)
     ours = {each.rpartition(".")[2] for each in modules if each.startswith("airflow_amplitude_experiment.rollout.")}
-    assert ours == {"plan", "stages", "windows", "durations"}
+    assert ours == {"plan", "stages", "windows", "durations", "_value"}
