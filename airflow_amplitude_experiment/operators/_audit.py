@@ -158,9 +158,9 @@ class Audit:
         """Wait a little until every line is kept; warn of those that are not."""
         waiting, self._under_way = self._under_way, []
         wait_for(waiting, timeout=SECONDS_FOR_THE_REST)
-        for problem in dict.fromkeys(_problem(each, 0) for each in waiting):
-            if problem:
-                self._log.warning("Audit lines could not be kept in %s: %s", self._place, problem)
+        if problems := [problem for each in waiting if (problem := _problem(each, 0))]:
+            lost, first = len(problems), problems[0]
+            self._log.warning("%s audit line(s) could not be kept in %s: %s", lost, self._place, first)
 
     def _tell(self, step: str, what: dict[str, Any], more: Mapping[str, Any]) -> Future[None] | None:
         """Write one line into the task's log, and begin to write it to the audit place where there is one."""
