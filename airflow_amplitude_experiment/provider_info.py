@@ -151,7 +151,9 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             }
         ],
-        "operators": _modules("operators", "api_call", "create", "kill", "ramp"),
+        "operators": _modules(
+            "operators", "api_call", "approval", "begin", "create", "kill", "ramp", "ramp_stage", "rollback", "watch"
+        ),
         "sensors": _modules("sensors", "end_date"),
         "hooks": _modules("hooks", "analytics", "experiment"),
         "triggers": _modules("triggers", "approval", "end_date"),
