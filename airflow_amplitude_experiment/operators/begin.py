@@ -24,6 +24,11 @@ ON_BREACH = one_of("rollback", "off", "hold")
 PREVIEW = "preview"
 """Key of the XCom that holds the text."""
 
+UNKNOWN_TRAFFIC = (
+    "The smallest harm that each stage can show depends on the traffic: print "
+    "plan.preview(start, units_per_hour=…, rate=…) before the start."
+)
+
 
 class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
     """Begin a staged rollout: read, refuse or describe; nothing is written.
@@ -114,6 +119,7 @@ class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
     def act(self, context: Context) -> dict[str, Any]:
         """Read, refuse or describe."""
         from airflow_amplitude_experiment.hooks.surroundings import surroundings
+        from airflow_amplitude_experiment.rollout.briefing import of_the_connection
         from airflow_amplitude_experiment.rollout.preflight import preflight
 
         from ._past import skip_in_the_past
@@ -131,6 +137,7 @@ class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
                 table, refusals = "", [*findings.refusals, str(error)]
             if refusals:
                 raise RolloutRefused(self._refusal(client, found, refusals))
+            findings.notes.extend(of_the_connection(client.rules, intent, reason=self.reason))
             environment = client.rules.environment
         record = self._record(found, around, intent, findings, environment=environment, now=now)
         text = "\n".join([self._headline(record), *(f"- {each}" for each in findings.notes), "", table])
@@ -171,7 +178,7 @@ class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
         stands = percentage_of(found, intent.segment)
         reached = stands is not None and stands > intent.first and stands in intent.plan.percentages
         compared = [each for each in intent.all_guardrails if each["type"] == "sql"]
-        traffic = None if self.units_per_hour is None else self.units_per_hour * findings.share
+        traffic = None if self.units_per_hour is None else self.units_per_hour * (findings.share or 1)
         served = [variant for variant, weight in findings.weights.items() if weight]
         preview = intent.plan.preview(
             now,
@@ -184,7 +191,8 @@ class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
             alpha=self.alpha,
             comparisons=comparisons(intent.all_guardrails, served),
         )
-        return str(preview)
+        unknown = "" if traffic is not None or not compared else f"\n{UNKNOWN_TRAFFIC}"
+        return f"{preview}{unknown}"
 
     def _refusal(self, client: GuardedClient, found: Any, refusals: Sequence[str]) -> str:
         from airflow_amplitude_experiment.api import AmplitudeError

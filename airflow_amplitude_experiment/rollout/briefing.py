@@ -15,6 +15,7 @@ from .history import percentage_of
 from .traffic import Gate, in_variants, included, of_all, prerequisites, served_beside, share_of, shares
 
 if TYPE_CHECKING:
+    from airflow_amplitude_experiment.hooks.rules import Rules
     from airflow_amplitude_experiment.hooks.surroundings import Surroundings
 
     from .preflight import Intent
@@ -36,6 +37,24 @@ def briefing(
         *_who_is_served_already(found, around, intent, before),
         *_what_is_watched(found, around, intent),
     ]
+
+
+def of_the_connection(rules: Rules, intent: Intent, *, reason: str | None) -> Iterator[str]:
+    """Say what a connection's rules will stop on the way, days before they do.
+
+    :param reason: why the rollout's tasks write.
+    """
+    if rules.mode == "read_only":
+        yield "The connection is read-only: nothing will be written."
+    stands = intent.first
+    for each in (stage.percentage for stage in intent.stages):
+        if rules.max_percentage is not None and each > rules.max_percentage:
+            yield f"The connection's rule max_percentage={rules.max_percentage} will refuse stage {each} %."
+        if rules.max_step is not None and each - stands > rules.max_step:
+            yield f"The connection's rule max_step={rules.max_step} will refuse the step from {stands} to {each} %."
+        stands = each
+    if rules.require_reason and not (reason or "").strip():
+        yield "The connection's rule require_reason will refuse every raise: no reason is given."
 
 
 def _where_it_goes_on(found: Any, intent: Intent) -> Iterator[str]:

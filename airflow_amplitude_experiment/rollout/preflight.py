@@ -77,8 +77,8 @@ class Intent:
 
     @property
     def all_guardrails(self) -> list[Mapping[str, Any]]:
-        """The guardrails of all stages ahead, each once."""
-        own = (each for stage in self.stages for each in self.stage_guardrails.get(str(stage.percentage), ()))
+        """The guardrails of the whole rollout, which share its alpha."""
+        own = (each for stage in self.plan.stages for each in self.stage_guardrails.get(str(stage.percentage), ()))
         return [*self.guardrails, *own]
 
     def guardrails_of(self, stage: Stage) -> list[Mapping[str, Any]]:
@@ -174,7 +174,11 @@ def _about_standing(found: Any, intent: Intent) -> Iterator[str]:
     elif (on_a_stage and (intent.again or intent.on_drift == "continue")) or (
         stands > first and intent.on_drift == "overwrite"
     ):
-        return
+        if not found.enabled and intent.enable:
+            yield (
+                f"it is disabled at {stands} %, after this rollout's first write: enable=True does not undo that. To "
+                f"go on, trigger a new run with start_at={stands}."
+            )
     else:
         going_on = f"To go on from {stands} %, trigger a run with start_at={stands}. " if 0 < stands < last else ""
         yield (

@@ -229,6 +229,33 @@ def test_with_the_traffic_each_stage_shows_its_smallest_harm_of_those_who_get_th
     assert "each hour brings 5000 others" in preview(experiment_key="pricing", **options)
 
 
+def test_without_the_traffic_the_preview_says_where_to_see_what_a_stage_can_show(amplitude):
+    amplitude.add_experiment("pricing", enabled=True, variants=[{"key": "control"}, {"key": "treatment"}])
+    sql = SqlGuardrail("rate", sql=QUERY, conn_id="dwh", harm="decrease", mde="20%")
+    assert "depends on the traffic" in preview(experiment_key="pricing", guardrails=described([sql]))
+    assert "depends on the traffic" not in preview()
+
+
+def test_what_the_connection_s_rules_will_stop_is_said_before_the_first_write(amplitude, monkeypatch):
+    extra = {"requests_per_second": 1000, "max_percentage": 50, "max_step": 20, "require_reason": True}
+    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", amplitude.airflow_connection(**extra))
+    assert begin()["notes"] == [
+        "The connection's rule max_step=20 will refuse the step from 10 to 50 %.",
+        "The connection's rule max_percentage=50 will refuse stage 100 %.",
+        "The connection's rule max_step=20 will refuse the step from 50 to 100 %.",
+        "The connection's rule require_reason will refuse every raise: no reason is given.",
+    ]
+    assert len(begin(reason="ticket 7")["notes"]) == 3
+
+
+def test_groups_that_let_nobody_through_are_the_only_refusal_also_with_the_traffic_known(amplitude):
+    amplitude.add_experiment("pricing", enabled=True)
+    amplitude.add_mutex("m", name="M", slots=[{"percentage": 0, "experiments": ["pricing"]}, {"percentage": 100}])
+    with pytest.raises(AirflowFailException, match="lets nobody through") as caught:
+        begin(experiment_key="pricing", units_per_hour=1000, rate=0.1)
+    assert str(caught.value).count("\n- ") == 1
+
+
 def test_the_rollout_s_alpha_is_shared_by_all_comparisons(amplitude):
     amplitude.add_experiment("pricing", enabled=True, variants=[{"key": "control"}, {"key": "treatment"}])
     common = {"sql": QUERY, "conn_id": "dwh", "mde": "20%"}
@@ -281,7 +308,9 @@ def test_no_included_person_stands_in_a_log_a_record_or_the_preview(amplitude, c
 def test_a_read_only_connection_may_begin(amplitude, monkeypatch):
     extra = {"requests_per_second": 1000, "mode": "read_only"}
     monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", amplitude.airflow_connection(**extra))
-    assert begin()["stands_at"] == 0
+    record = begin()
+    assert record["stands_at"] == 0
+    assert record["notes"] == ["The connection is read-only: nothing will be written."]
 
 
 @pytest.mark.parametrize(

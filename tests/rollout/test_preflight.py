@@ -266,6 +266,14 @@ def test_a_cleared_run_finds_it_neither_beside_the_stages_nor_below_its_start(st
     assert f"stands at {stands} %" in refused(a_new_flag(rolloutPercentage=stands), again=True, **intent)
 
 
+def test_what_was_switched_off_on_the_way_is_not_switched_on_again_by_a_cleared_run():
+    off = a_new_flag(rolloutPercentage=10, enabled=False)
+    refusal = refused(off, again=True, enable=True)
+    assert "enable=True does not undo that" in refusal
+    assert "start_at=10" in refusal
+    assert looked_at(off, enable=True, start_at=10).refusals == []
+
+
 def test_on_drift_allows_what_the_ramps_can_go_on_from():
     assert "on_drift='continue'" in said(a_new_flag(rolloutPercentage=10), on_drift="continue")
     assert "on_drift='overwrite'" in said(a_new_flag(rolloutPercentage=30), on_drift="overwrite")
