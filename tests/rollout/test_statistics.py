@@ -152,7 +152,7 @@ def test_known_sample_ratios_come_out(counts, weights, evidence):
     ],
 )
 def test_the_normal_distribution_is_exact_far_out(z, logarithm):
-    assert log_phi(z) == pytest.approx(logarithm, rel=1e-12)
+    assert log_phi(z) == pytest.approx(logarithm, rel=1e-12, abs=0)
 
 
 def test_what_a_stage_can_show_is_as_published():
@@ -323,7 +323,7 @@ def test_a_metric_that_never_varies_has_no_variance_from_rounding():
         (Arm(5000, 4500, 7500), Arm(999, 900, 1500), False),
         (Arm(999, 0, 0), Arm(5000, 4500, 7500), False),  # an arm without any revenue is no rate because of that
         (Arm(1000, 0, 0), Arm(5000, 4500, 7500), True),
-        (Arm(200, 100, 120), Arm(200, 200, 180 + 20), False),
+        (Arm(200, 100, 120), Arm(200, 100, 80), False),  # only added up do they look like a rate
         (Arm(1000, 500, 500, 1000, 2000, 700), Arm(1000, 500, 500, 1000, 2000, 700), True),
         (Arm(999, 500, 500, 1000, 2000, 700), Arm(1000, 500, 500, 1000, 2000, 700), False),
         (Arm(1000, 0, 0, 0, 0, 0), Arm(1000, 500, 500, 1000, 2000, 700), False),
@@ -398,7 +398,7 @@ def test_another_look_gains_no_evidence_on_average(so_far):
 def test_the_bound_is_where_the_evidence_suffices(v, mde, alpha):
     bound = detectable(v, mde, alpha)
     assert log_e(bound, v, mde) == pytest.approx(math.log(1 / alpha), rel=1e-9)
-    assert log_e(bound, v, mde) >= math.log(1 / alpha) - 1e-12
+    assert log_e(bound, v, mde) >= -math.log(alpha)
 
 
 @given(v=variances, mde=mdes, alpha=alphas, factor=st.floats(1.01, 100))
