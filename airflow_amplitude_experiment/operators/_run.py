@@ -73,7 +73,8 @@ def starting_percentage(value: Any) -> int | None:
         return None
     if is_off(value):
         return 0
-    return percent("a percentage to start at or to go back to", value)
+    wanted: int = percent("a percentage to start at or to go back to", value)
+    return wanted
 
 
 def is_off(value: Any) -> bool:

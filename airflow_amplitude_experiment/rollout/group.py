@@ -72,6 +72,8 @@ def staged_rollout(
     approve_within: timedelta | str | float = "7d",
     mark_start_date: bool = False,
     rollback_deadline: timedelta | str | float = "1h",
+    units_per_hour: float | None = None,
+    rate: float | None = None,
     reason: str | None = None,
     amplitude_conn_id: str = "amplitude_experiment_default",
 ) -> TaskGroup:
@@ -99,6 +101,8 @@ def staged_rollout(
     :param approve_within: how long to wait for an answer; without one the run fails, and stays where it stands.
     :param mark_start_date: write when the last stage can be analysed as the experiment's ``startDate``.
     :param rollback_deadline: how long a rollback is tried.
+    :param units_per_hour, rate: expected traffic and the share of it that converts; with them ``begin`` says which harm
+        each stage can show, as in :meth:`RolloutPlan.preview`.
     :param reason: why, for logs, records and the question to the approvers.
     :param amplitude_conn_id: id of the Airflow connection.
     :raises ValueError: an argument can't be meant.
@@ -131,6 +135,7 @@ def staged_rollout(
         approve_within=_positive(approve_within, "approve_within"),
         mark_start_date=mark_start_date,
         rollback_deadline=_positive(rollback_deadline, "rollback_deadline"),
+        traffic={"units_per_hour": units_per_hour, "rate": rate},
     ).group(group_id)
 
 
@@ -153,6 +158,7 @@ class _Rollout:
     approve_within: timedelta
     mark_start_date: bool
     rollback_deadline: timedelta
+    traffic: dict[str, Any]
 
     def group(self, group_id: str) -> TaskGroup:
         """Build the tasks."""
@@ -199,6 +205,7 @@ class _Rollout:
             check_every=self.check_every.total_seconds() if self.check_every else None,
             on_breach=self.on_breach,
             on_drift=self.on_drift,
+            **self.traffic,
             **self.bounds,
             **self.target,
         )
