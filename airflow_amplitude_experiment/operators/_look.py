@@ -18,6 +18,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseHook
 
 from airflow_amplitude_experiment.api.errors import AmplitudeRateLimited
+from airflow_amplitude_experiment.rollout._stated import placeholders
 from airflow_amplitude_experiment.rollout.answers import Answer, NoData, answered, refuse_fallen, single
 from airflow_amplitude_experiment.rollout.guardrails import (
     CALLABLE,
@@ -26,7 +27,6 @@ from airflow_amplitude_experiment.rollout.guardrails import (
     SqlGuardrail,
     ThresholdGuardrail,
     defined,
-    placeholders,
 )
 from airflow_amplitude_experiment.rollout.verdicts import (
     VERDICTS,
@@ -223,7 +223,7 @@ class _Asking:
         for stage in self.stages:
             if guardrail.design == "rollout" and stage.percentage == 100:
                 continue  # nobody is left to compare with
-            start, end = stage.start + _length(guardrail.settle), stage.end or self.now
+            start, end = stage.start + guardrail.settle, stage.end or self.now
             if end <= start:
                 if stage.end is None:
                     raise NoData(f"units count from {start:%Y-%m-%d %H:%MZ} on, when the write has settled")
@@ -239,7 +239,7 @@ class _Asking:
         end: datetime,
         kept: dict[str, Any],
     ) -> Evidence:
-        window = _length(guardrail.window) if isinstance(guardrail, SqlGuardrail) and guardrail.window else None
+        window = guardrail.window if isinstance(guardrail, SqlGuardrail) else None
         name = f"{stage.percentage} % since {stage.start.astimezone(UTC).isoformat()}"
         before = Answer.from_dict(kept[name]) if name in kept else None
         if before and is_final(old := Evidence(stage.percentage, start, stage.end, before), window):
@@ -258,7 +258,7 @@ class _Asking:
     def _threshold(self, guardrail: ThresholdGuardrail, own: dict[str, Any]) -> Record:
         """Ask for the time since the last value, so that no two values count the same events."""
         stage = self.stages[-1]
-        start = stage.start + _length(guardrail.settle)
+        start = stage.start + guardrail.settle
         if (until := own.get("until")) and datetime.fromisoformat(until) > start:
             start = datetime.fromisoformat(until)
         if start >= self.now:
@@ -391,8 +391,3 @@ def _asked_for(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict
 
 def _alarmed(own: Any) -> bool:
     return bool((own.get("latched") or {}).get("alarm"))
-
-
-def _length(given: timedelta | str | float) -> timedelta:
-    """Return a duration that a definition has read already."""
-    return given if isinstance(given, timedelta) else timedelta()

@@ -6,36 +6,24 @@ is read every few seconds: nothing is imported here that costs anything, and wha
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
 from datetime import timedelta
 from typing import Any, ClassVar, Literal
 
-from .durations import duration
-from .statistics import tau
+from ._stated import Checks
+from ._value import Value
 
 Harm = Literal["decrease", "increase", "either"]
 Design = Literal["variants", "rollout"]
 
-PARAMETERS = ("stage_start", "stage_end", "percentage", "previous_percentage", "window", "key")
-"""What is bound to a query, and what a callable may ask for by name (but for the window)."""
-
 ARMS_OF_A_ROLLOUT = ("on", "off")
 """The arms of ``design="rollout"``: units below the stage's percentage, and those at or above it."""
 
-LONGEST_NAME = 100
-
-_PLACEHOLDER = re.compile(
-    r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/"  # texts and comments hold none
-    rf"|%\((?P<percent>{'|'.join(PARAMETERS)})\)s|(?<![:\w\])\"]):(?P<colon>{'|'.join(PARAMETERS)})\b",
-    re.DOTALL,
-)
+_HARMS, _DESIGNS = ("decrease", "increase", "either"), ("variants", "rollout")
 
 
-class _Guardrail:
-    """What all definitions share: they are checked as they are made, and become plain JSON."""
+class _Guardrail(Value):
+    """What all definitions share: they never change, and become plain JSON."""
 
     __slots__ = ()
 
@@ -44,17 +32,9 @@ class _Guardrail:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the guardrail as plain JSON; durations are in seconds."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
-        return {"type": self.type, **{name: _plain(value) for name, value in values.items()}}
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-    def _refuse(self, what: str) -> ValueError:
-        return ValueError(f"guardrail {self.name!r}: {what}")
+        return {"type": self.type, **{name: _plain(value) for name, value in self._fields().items()}}
 
 
-@dataclass(frozen=True, slots=True)
 class SqlGuardrail(_Guardrail):
     """Compare a metric of each treatment arm with control, by a query that returns sums per arm for one stage.
 
@@ -84,34 +64,65 @@ class SqlGuardrail(_Guardrail):
     :param errors_tolerated: how often in a row the query may fail before the verdict is ``no_data``.
     """
 
-    type: ClassVar[str] = "sql"
+    __slots__ = (
+        "conn_id",
+        "control",
+        "design",
+        "errors_tolerated",
+        "harm",
+        "if_inconclusive",
+        "mde",
+        "name",
+        "pass_when",
+        "settle",
+        "sql",
+        "window",
+    )
 
-    name: str
-    _: KW_ONLY
+    type = "sql"
     sql: str
     conn_id: str
     harm: Harm
     mde: float | str
-    design: Design = "variants"
-    control: str = "control"
-    window: timedelta | str | float | None = None
-    pass_when: Literal["no_breach", "harm_ruled_out"] = "no_breach"
-    if_inconclusive: Literal["hold", "advance"] = "hold"
-    settle: timedelta | str | float = "5m"
-    errors_tolerated: int = 4
+    design: Design
+    control: str
+    window: timedelta | None
+    pass_when: Literal["no_breach", "harm_ruled_out"]
+    if_inconclusive: Literal["hold", "advance"]
+    settle: timedelta
+    errors_tolerated: int
 
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_sql(self)
-        _check_word(self, "harm", ("decrease", "increase", "either"))
-        _check_word(self, "design", ("variants", "rollout"))
-        _check_word(self, "pass_when", ("no_breach", "harm_ruled_out"))
-        _check_word(self, "if_inconclusive", ("hold", "advance"))
-        _check_text(self, "control")
-        _check_mde(self)
-        _check_window(self)
-        _check_settle(self)
-        _check_count(self, "errors_tolerated", least=0)
+    def __init__(
+        self,
+        name: str,
+        *,
+        sql: str,
+        conn_id: str,
+        harm: Harm,
+        mde: float | str,
+        design: Design = "variants",
+        control: str = "control",
+        window: timedelta | str | float | None = None,
+        pass_when: Literal["no_breach", "harm_ruled_out"] = "no_breach",
+        if_inconclusive: Literal["hold", "advance"] = "hold",
+        settle: timedelta | str | float = "5m",
+        errors_tolerated: int = 4,
+    ) -> None:
+        check = Checks(name)
+        self._set(
+            name=name,
+            sql=check.sql(sql),
+            conn_id=check.text("conn_id", conn_id),
+            harm=check.word("harm", harm, _HARMS),
+            mde=check.mde(mde),
+            design=check.word("design", design, _DESIGNS),
+            control=check.text("control", control),
+            window=check.window(window, design=design),
+            pass_when=check.word("pass_when", pass_when, ("no_breach", "harm_ruled_out")),
+            if_inconclusive=check.word("if_inconclusive", if_inconclusive, ("hold", "advance")),
+            settle=check.length("settle", settle),
+            errors_tolerated=check.count("errors_tolerated", errors_tolerated, least=0),
+        )
 
     @property
     def directions(self) -> tuple[Literal["decrease", "increase"], ...]:
@@ -125,7 +136,6 @@ class SqlGuardrail(_Guardrail):
         return (self.control, *(arm for arm, weight in weights.items() if weight > 0 and arm != self.control))
 
 
-@dataclass(frozen=True, slots=True)
 class SampleRatioGuardrail(_Guardrail):
     """Check that units reach the arms in the configured shares; where they don't, no comparison means anything.
 
@@ -137,22 +147,34 @@ class SampleRatioGuardrail(_Guardrail):
     :param conn_id, design, settle, errors_tolerated: as in :class:`SqlGuardrail`.
     """
 
-    type: ClassVar[str] = "sample_ratio"
+    __slots__ = ("conn_id", "design", "errors_tolerated", "name", "settle", "sql")
 
-    name: str = "sample ratio"
-    _: KW_ONLY
+    type = "sample_ratio"
     sql: str
     conn_id: str
-    design: Design = "variants"
-    settle: timedelta | str | float = "5m"
-    errors_tolerated: int = 4
+    design: Design
+    settle: timedelta
+    errors_tolerated: int
 
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_sql(self)
-        _check_word(self, "design", ("variants", "rollout"))
-        _check_settle(self)
-        _check_count(self, "errors_tolerated", least=0)
+    def __init__(
+        self,
+        name: str = "sample ratio",
+        *,
+        sql: str,
+        conn_id: str,
+        design: Design = "variants",
+        settle: timedelta | str | float = "5m",
+        errors_tolerated: int = 4,
+    ) -> None:
+        check = Checks(name)
+        self._set(
+            name=name,
+            sql=check.sql(sql),
+            conn_id=check.text("conn_id", conn_id),
+            design=check.word("design", design, _DESIGNS),
+            settle=check.length("settle", settle),
+            errors_tolerated=check.count("errors_tolerated", errors_tolerated, least=0),
+        )
 
     def arms(self, weights: Mapping[str, float]) -> tuple[str, ...]:
         """Return the arms whose units are counted."""
@@ -161,7 +183,6 @@ class SampleRatioGuardrail(_Guardrail):
         return tuple(arm for arm, weight in weights.items() if weight > 0)
 
 
-@dataclass(frozen=True, slots=True)
 class ThresholdGuardrail(_Guardrail):
     """Stop where one value (an error rate, a latency) is beyond a limit in several looks in a row.
 
@@ -174,28 +195,41 @@ class ThresholdGuardrail(_Guardrail):
     :param conn_id, settle, errors_tolerated: as in :class:`SqlGuardrail`.
     """
 
-    type: ClassVar[str] = "threshold"
+    __slots__ = ("above", "below", "conn_id", "errors_tolerated", "for_looks", "name", "settle", "sql")
 
-    name: str
-    _: KW_ONLY
+    type = "threshold"
     sql: str
     conn_id: str
-    above: float | None = None
-    below: float | None = None
-    for_looks: int = 3
-    settle: timedelta | str | float = "5m"
-    errors_tolerated: int = 4
+    above: float | None
+    below: float | None
+    for_looks: int
+    settle: timedelta
+    errors_tolerated: int
 
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_sql(self)
-        _check_limit(self)
-        _check_count(self, "for_looks", least=1)
-        _check_settle(self)
-        _check_count(self, "errors_tolerated", least=0)
+    def __init__(
+        self,
+        name: str,
+        *,
+        sql: str,
+        conn_id: str,
+        above: float | None = None,
+        below: float | None = None,
+        for_looks: int = 3,
+        settle: timedelta | str | float = "5m",
+        errors_tolerated: int = 4,
+    ) -> None:
+        check = Checks(name)
+        self._set(
+            name=name,
+            sql=check.sql(sql),
+            conn_id=check.text("conn_id", conn_id),
+            **check.limits(above, below),
+            for_looks=check.count("for_looks", for_looks, least=1),
+            settle=check.length("settle", settle),
+            errors_tolerated=check.count("errors_tolerated", errors_tolerated, least=0),
+        )
 
 
-@dataclass(frozen=True, slots=True)
 class ChartGuardrail(_Guardrail):
     """Stop where the newest complete value of an Amplitude chart is beyond a limit, several times in a row.
 
@@ -212,35 +246,41 @@ class ChartGuardrail(_Guardrail):
         quota is no failure.
     """
 
-    type: ClassVar[str] = "chart"
+    __slots__ = ("above", "below", "chart_id", "conn_id", "errors_tolerated", "for_looks", "name", "ratio", "series")
 
-    name: str
-    _: KW_ONLY
+    type = "chart"
     chart_id: str
-    above: float | None = None
-    below: float | None = None
-    series: str | None = None
-    ratio: Sequence[str] | None = None
-    for_looks: int = 3
-    conn_id: str = "amplitude_analytics_default"
-    errors_tolerated: int = 4
+    above: float | None
+    below: float | None
+    series: str | None
+    ratio: tuple[str, str] | None
+    for_looks: int
+    conn_id: str
+    errors_tolerated: int
 
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_text(self, "chart_id")
-        _check_text(self, "conn_id")
-        _check_limit(self)
-        _check_count(self, "for_looks", least=1)
-        _check_count(self, "errors_tolerated", least=0)
-        if (self.series is None) == (self.ratio is None):
-            raise self._refuse("give exactly one of series='label' and ratio=('treatment label', 'control label').")
-        if self.series is not None:
-            _check_text(self, "series")
-        if self.ratio is not None:
-            pair = self.ratio if isinstance(self.ratio, list | tuple) else ()
-            if len(pair) != 2 or not all(isinstance(each, str) and each.strip() for each in pair):
-                raise self._refuse(f"ratio={self.ratio!r} must be two labels of series, treatment and control.")
-            self._set("ratio", tuple(pair))
+    def __init__(
+        self,
+        name: str,
+        *,
+        chart_id: str,
+        above: float | None = None,
+        below: float | None = None,
+        series: str | None = None,
+        ratio: Sequence[str] | None = None,
+        for_looks: int = 3,
+        conn_id: str = "amplitude_analytics_default",
+        errors_tolerated: int = 4,
+    ) -> None:
+        check = Checks(name)
+        self._set(
+            name=name,
+            chart_id=check.text("chart_id", chart_id),
+            **check.limits(above, below),
+            **check.labels(series, ratio),
+            for_looks=check.count("for_looks", for_looks, least=1),
+            conn_id=check.text("conn_id", conn_id),
+            errors_tolerated=check.count("errors_tolerated", errors_tolerated, least=0),
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -316,11 +356,6 @@ def refuse_design(guardrails: Iterable[Mapping[str, Any]], weights: Mapping[str,
     ]
 
 
-def placeholders(sql: str) -> list[re.Match[str]]:
-    """Return the placeholders of a query, in order; texts and comments hold none."""
-    return [found for found in _PLACEHOLDER.finditer(sql) if found.lastgroup]
-
-
 def _obstacle(guardrail: Mapping[str, Any], served: Sequence[str]) -> str:
     if len(served) < 2:
         only = f"one variant, {served[0]!r}," if served else "no variant"
@@ -357,79 +392,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return list(value) if isinstance(value, tuple) else value
-
-
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-        raise ValueError(
-            f"name={name!r} of a guardrail must be a text of one line and at most {LONGEST_NAME} characters, such as "
-            "'checkout rate'."
-        )
-
-
-def _check_text(guardrail: Definition, name: str) -> None:
-    value = getattr(guardrail, name)
-    if not isinstance(value, str) or not value.strip():
-        raise guardrail._refuse(f"{name}={value!r} must be a text, and not an empty one.")
-
-
-def _check_word(guardrail: Definition, name: str, allowed: Sequence[str]) -> None:
-    if (value := getattr(guardrail, name)) not in allowed:
-        raise guardrail._refuse(f"{name}={value!r} is unknown; use {' or '.join(map(repr, allowed))}.")
-
-
-def _check_count(guardrail: Definition, name: str, *, least: int) -> None:
-    value = getattr(guardrail, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise guardrail._refuse(f"{name}={value!r} must be a whole number, {least} or more.")
-
-
-def _check_sql(guardrail: SqlGuardrail | SampleRatioGuardrail | ThresholdGuardrail) -> None:
-    _check_text(guardrail, "conn_id")
-    _check_text(guardrail, "sql")
-    sql = guardrail.sql
-    if sql.strip().endswith(".sql") or "{{" in sql or "{%" in sql:
-        return  # checked once it is rendered
-    styles = {str(each.lastgroup) for each in placeholders(sql)}
-    names = {each.group(each.lastgroup or 0) for each in placeholders(sql)}
-    if missing := [name for name in ("stage_start", "stage_end") if name not in names]:
-        raise guardrail._refuse(
-            f"its query has no placeholder for {' and '.join(missing)}, so it would not answer for one stage. Write "
-            f"%({missing[0]})s or :{missing[0]}, whichever the connection's driver takes."
-        )
-    if len(styles) > 1:
-        raise guardrail._refuse("its query mixes placeholders like %(stage_start)s and :stage_start. Use one style.")
-
-
-def _check_mde(guardrail: SqlGuardrail) -> None:
-    try:
-        tau(guardrail.mde, 1.0)
-    except ValueError as error:
-        raise guardrail._refuse(str(error)) from error
-
-
-def _check_settle(guardrail: SqlGuardrail | SampleRatioGuardrail | ThresholdGuardrail) -> None:
-    guardrail._set("settle", duration(guardrail.settle, f"settle of guardrail {guardrail.name!r}"))
-
-
-def _check_window(guardrail: SqlGuardrail) -> None:
-    if guardrail.window is None:
-        if guardrail.design == "rollout":
-            raise guardrail._refuse(
-                "design='rollout' needs window: how long after its first evaluation in the stage a unit's outcomes "
-                "count, such as window='1h'. Without it those who switched late would have had less time."
-            )
-        return
-    window = duration(guardrail.window, f"window of guardrail {guardrail.name!r}")
-    if not window:
-        raise guardrail._refuse(f"window={guardrail.window!r} is empty. Write a duration such as '1h'.")
-    guardrail._set("window", window)
-
-
-def _check_limit(guardrail: ThresholdGuardrail | ChartGuardrail) -> None:
-    limits = [each for each in (guardrail.above, guardrail.below) if each is not None]
-    if len(limits) != 1:
-        raise guardrail._refuse("give exactly one limit, above=0.02 or below=0.02.")
-    limit = limits[0]
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
-        raise guardrail._refuse(f"its limit is {limit!r}; it must be a finite number.")

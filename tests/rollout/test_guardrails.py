@@ -6,11 +6,11 @@ import functools
 import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
 from datetime import timedelta
 
 import pytest
 
+from airflow_amplitude_experiment.rollout._stated import placeholders
 from airflow_amplitude_experiment.rollout.guardrails import (
     ChartGuardrail,
     SampleRatioGuardrail,
@@ -20,9 +20,9 @@ from airflow_amplitude_experiment.rollout.guardrails import (
     comparisons,
     defined,
     described,
-    placeholders,
     refuse_design,
 )
+from airflow_amplitude_experiment.rollout.statistics import tau
 
 SQL = "SELECT variant, n, sum, as_of FROM sums WHERE at >= %(stage_start)s AND at < %(stage_end)s"
 
@@ -126,8 +126,23 @@ def test_a_query_that_is_rendered_later_is_checked_later(sql):
         defined({**found, "sql": "SELECT 1"})
 
 
+MDES = [0.02, 1, "20%", " 2.5 % ", 0, -1, True, None, "20", "%", "0%", "20%%", "nan%", "inf%", [1], float("nan")]
+
+
+@pytest.mark.parametrize("mde", MDES)
+def test_an_mde_is_accepted_where_the_statistics_can_read_it(mde):
+    def accepted(read):
+        try:
+            read()
+        except ValueError:
+            return False
+        return True
+
+    assert accepted(lambda: sql_guardrail(mde=mde)) is accepted(lambda: tau(mde, 1.0))
+
+
 def test_a_guardrail_can_not_be_changed():
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match="can't be changed"):
         sql_guardrail().mde = 1
 
 
@@ -240,7 +255,8 @@ def test_placeholders_are_told_from_what_only_looks_like_them(sql, expected):
 
 def test_a_dag_file_that_states_guardrails_loads_nothing_that_asks_or_judges():
     package = "airflow_amplitude_experiment"
-    heavy = [f"{package}.{each}" for each in ("api.models", "rollout.verdicts", "operators._look", "hooks.analytics")]
+    names = "api.models", "rollout.statistics", "rollout.verdicts", "operators._look"
+    heavy = [f"{package}.{each}" for each in names]
     script = f"import sys, {package}.rollout.guardrails; print([each for each in {heavy!r} if each in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip().splitlines()[-1] == "[]"
