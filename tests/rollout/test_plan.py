@@ -193,6 +193,7 @@ def test_what_a_yaml_file_may_not_say_is_refused_with_its_name(tmp_path, text, s
             "falling percentages: 50 %, then 10 %. Going down is the rollback's job (rollback_to)",
         ),
         ("10% 1d, 20% 1d, 10%", "falling percentages: 20 %, then 10 %"),
+        ("11% 1d, 10%", "falling percentages: 11 %, then 10 %"),
         ("10% 1d, 10% 2d, 100%", "two stages are alike: 10 % is there twice. Leave one out."),
         ("10% 1d, 101%", "has 101 %, which is over 100. Write a whole number from 1 to 100."),
         ("1000000000000%", "which is over 100"),
@@ -267,6 +268,7 @@ def test_a_text_that_is_no_plan_is_refused_with_what_to_write(text, says):
         (lambda: RolloutPlan.linear(5, 100, step=5, every=6), "every=6 has no unit"),
         (lambda: RolloutPlan.from_dict(None), "a plan must be a mapping"),
         (lambda: RolloutPlan.from_dict({"stages": [{"percentage": 10, "bake": -1}]}), "is negative"),
+        (lambda: RolloutPlan.from_dict({"stages": [{"percentage": 10, "bake": True}]}), "=True is not a duration"),
     ],
 )
 def test_what_makes_no_plan_is_refused_when_it_is_written(make, says):
