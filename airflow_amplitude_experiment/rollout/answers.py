@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -33,8 +33,7 @@ class Answer:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON, for the memory of a rollout."""
-        arms = {name: {k: v for k, v in asdict(arm).items() if v is not None} for name, arm in self.arms.items()}
-        return {"arms": arms, "as_of": self.as_of.isoformat()}
+        return {"arms": {name: _sums(arm) for name, arm in self.arms.items()}, "as_of": self.as_of.isoformat()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Answer:
@@ -145,6 +144,10 @@ def _arm(arm: str, row: Mapping[str, Any], needs: Sequence[str]) -> Arm:
         return Arm(**{"n": _number(row["n"], "n"), "sum": 0.0, **sums})  # type: ignore[arg-type]
     except ValueError as error:
         raise NoData(f"arm {arm!r}: {error}") from error
+
+
+def _sums(arm: Arm) -> dict[str, Any]:
+    return {name: value for name in ("n", *_SUMS) if (value := getattr(arm, name)) is not None}
 
 
 def _number(given: Any, what: str) -> float:
