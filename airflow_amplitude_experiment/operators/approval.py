@@ -6,15 +6,20 @@ what the guardrails say now, and how to get back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 
+from airflow_amplitude_experiment.rollout.durations import in_words
+
 from ._base import TargetMixin, ending_what_cannot_heal, given
-from ._run import is_off, pulled, starting_percentage
+from ._run import is_off, now, pulled, starting_percentage
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -95,47 +100,66 @@ class AmplitudeApproveRaiseOperator(TargetMixin, ApprovalOperator):
             if start is not None and self.percentage <= start:
                 self.log.info("Nobody is asked: %s %% is not above start_at=%s", self.percentage, start)
                 return {"not_asked": f"{self.percentage} % is not above start_at={start}"}
-            self.subject = self._subject(context)
-            self.body = self._body(context)
+            begun = pulled(context, self.begin) or {}
+            self.subject = self._subject(begun)
+            self.body = self._body(context, begun)
         self.log.info("%s\n%s", self.subject, self.body)
         return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Take the answer; a Reject, or none in time, ends the task for good, whatever its retries.
+
+        :raises AirflowFailException: nobody approved.
+        """
+        try:
+            return super().execute_complete(context, event)
+        except HITLRejectException as error:
+            who = event.get("responded_by_user") or {}
+            raise AirflowFailException(f"Rejected by {who.get('name') or who.get('id')}. {self._stays()}") from error
+        except HITLTimeoutError as error:
+            raise AirflowFailException(f"No answer within {in_words(self.within)}. {self._stays()}") from error
+
+    def _stays(self) -> str:
+        return f"{self.target} stays at {self._from()} %, nothing was written. To ask again, clear this task."
 
     def _from(self) -> int:
         """The percentage at which it stands."""
         start, base = starting_percentage(self.start_at), starting_percentage(self.rollback_to) or 0
-        return max(each for each in (self.stage, start, base if self.stage is None else None) if each is not None)
+        return max(base if self.stage is None else self.stage, start or 0)
 
-    def _subject(self, context: Context) -> str:
-        begun = pulled(context, self.begin) or {}
+    def _is_first_raise(self) -> bool:
+        return self.stage is None or self.stage <= (starting_percentage(self.start_at) or 0)
+
+    def _subject(self, begun: Mapping[str, Any]) -> str:
         environment = f" ({begun['environment']})" if begun.get("environment") else ""
         return f"Raise {self.target}{environment} from {self._from()} % to {self.percentage} %?"
 
-    def _body(self, context: Context) -> str:
+    def _body(self, context: Context, begun: Mapping[str, Any]) -> str:
         """Return what has to be known for an answer, as Markdown."""
         from airflow_amplitude_experiment.ui.links import URL_KEY
 
-        begun = pulled(context, self.begin) or {}
-        url = pulled(context, self.begin, URL_KEY)
+        switched_on = ", and switched on" if self._is_first_raise() and begun.get("enabled") is False else ""
         rows = [
-            ("Project", begun.get("project_id") or "not on record"),
-            ("Raise", f"{self._from()} % -> {self.percentage} %{self._of()}"),
+            ("Project", begun.get("project_id") or given(self.project_id) or "not on record"),
+            ("Raise", f"{self._from()} % -> {self.percentage} %{switched_on}"),
             ("Newly exposed", self._newly_exposed(begun)),
             ("Guardrails", self._guardrails(context)),
-            ("On a breach", self._way_back()),
-            ("Reason", self.reason or "none given"),
-            ("Without an answer", "the run fails after the time for it; it stays where it stands, nothing is written"),
+            ("On a breach", self._way_back(begun)),
+            ("Reason", _plain(given(self.reason) or "none given")),
+            (
+                "Answer by",
+                f"{now() + self.within:%Y-%m-%d %H:%MZ} ({in_words(self.within)}). Without an answer, or on Reject, "
+                f"the run fails: it stays at {self._from()} %, nothing is written",
+            ),
         ]
         text = "\n".join(f"* **{name}:** {what}" for name, what in rows)
+        url = pulled(context, self.begin, URL_KEY)
         return f"{text}\n\n[Open in Amplitude]({url})" if url else text
-
-    def _of(self) -> str:
-        return f" of segment {segment}" if (segment := given(self.segment)) else ""
 
     def _newly_exposed(self, begun: Mapping[str, Any]) -> str:
         points = self.percentage - self._from()
-        whom = (
-            f"users of segment {segment}" if (segment := given(self.segment)) else "users who match no target segment"
-        )
+        segment = given(self.segment)
+        whom = f"users of segment {_plain(segment)}" if segment else "users who match no target segment"
         share = begun.get("share")
         if share is None or share == 1:
             return f"{points} % of {whom}"
@@ -145,18 +169,29 @@ class AmplitudeApproveRaiseOperator(TargetMixin, ApprovalOperator):
         verdict = pulled(context, self.watch, "verdict")
         if not isinstance(verdict, Mapping):
             return "not looked at yet" if self.watch is None else "no verdict on record (marked by hand?)"
+        if not verdict["guardrails"]:
+            return f"{verdict['verdict']} at {verdict['at']}: {_plain(verdict['reason'])}"
         from ._look import Look, lines
 
         look = Look(
             verdict=verdict["verdict"], reason=verdict["reason"], guardrails=list(verdict["guardrails"]), memory={}
         )
-        said = [f"{verdict['verdict']} at {verdict['at']}: {verdict['reason']}", *lines(look)]
-        return "\n".join([said[0], *(f"    * {line}" for line in said[1:])])
+        each = [f"    * {_plain(line)}" for line in lines(look)]
+        return "\n".join([f"{verdict['verdict']} at {verdict['at']}", *each])
 
-    def _way_back(self) -> str:
+    def _way_back(self, begun: Mapping[str, Any]) -> str:
         if self.on_breach == "hold":
-            return "it stays where it stands (on_breach='hold')"
+            return f"nothing is written, it stays at {self.percentage} % (on_breach='hold')"
         if self.on_breach == "off" or is_off(self.rollback_to):
-            return "it is switched off; everybody loses the variant"
-        base = starting_percentage(self.rollback_to) or 0
-        return f"back to {base} %; users above it lose the variant, unless sticky bucketing keeps them in"
+            return "it is switched off: everybody loses the variant"
+        back = f"back to {starting_percentage(self.rollback_to) or 0} %"
+        sticky = (begun.get("fingerprint") or {}).get("stickyBucketing")
+        if sticky:
+            return f"{back}, but sticky bucketing is on: lowering keeps everybody in who is in"
+        unless = " unless sticky bucketing keeps them in" if sticky is None else ""
+        return f"{back}: users above it lose the variant{unless}"
+
+
+def _plain(text: Any) -> str:
+    """Return words of other people as one line of Markdown that shows them as they are."""
+    return re.sub(r"([\\`*<\[])", r"\\\1", " ".join(str(text).split()))

@@ -1,7 +1,8 @@
 """Waiting beside an open approval: until it is answered, or until the next look is due.
 
 Airflow tells no task that another one has ended, so the approval's state is asked for every few seconds. That is one
-small question to Airflow's own API, none to Amplitude's.
+small question to Airflow's own API, none to Amplitude's. That API may fail for a while, and the wait goes on. Only
+where that lasts does the task come back early, to ask on a worker, where a failure is tried again as for any task.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
 from airflow_amplitude_experiment.operators._run import FINISHED, state_in
 
 SECONDS_BETWEEN_QUESTIONS = 10.0
+MOST_FAILURES = 30
+"""How many questions in a row may fail before the task is woken to ask itself: five minutes."""
 
 sleep = asyncio.sleep
 
@@ -50,19 +55,28 @@ class AmplitudeApprovalTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event; the task that resumes reads everything itself."""
-        until = datetime.fromisoformat(self.until)
-        while (left := (until - datetime.now(UTC)).total_seconds()) > 0:
-            if (state := await self._state()) in FINISHED:
-                yield TriggerEvent({"approval": state})  # type: ignore[no-untyped-call]
-                return
+        until, failures = datetime.fromisoformat(self.until), 0
+        while failures < MOST_FAILURES and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
+            try:
+                state = await sync_to_async(self._state)()
+            except AirflowRuntimeError as error:
+                failures += 1
+                self.log.warning(
+                    "Airflow can't tell how %s is (%s in a row): %s", self.watched_task_id, failures, error
+                )
+            else:
+                failures = 0
+                if state in FINISHED:
+                    yield TriggerEvent({"approval": state})  # type: ignore[no-untyped-call]
+                    return
             await sleep(min(left, SECONDS_BETWEEN_QUESTIONS))
         yield TriggerEvent({"approval": None})  # type: ignore[no-untyped-call]
 
-    async def _state(self) -> str | None:
+    def _state(self) -> str | None:
+        """Ask Airflow; in a thread, because it waits for the answer."""
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-        from asgiref.sync import sync_to_async
 
-        answer = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+        answer = RuntimeTaskInstance.get_task_states(
             dag_id=self.dag_id,
             task_ids=[self.watched_task_id],
             run_ids=[self.run_id],
