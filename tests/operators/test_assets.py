@@ -23,6 +23,7 @@ from airflow_amplitude_experiment.operators import (
 )
 from airflow_amplitude_experiment.operators._assets import WRITES, announce, asset_uri
 from tests.builders import a_context
+from tests.dags import loaded
 
 ALIAS = AssetAlias("amplitude-experiment-writes")
 RECORD = {"project_id": "100001", "kind": "flag", "key": "new-checkout", "before": 1, "after": 10, "run_id": "r"}
@@ -45,6 +46,15 @@ except ImportError:  # Airflow 3.1
 with DAG("d") as dag:
     AmplitudeKillSwitchOperator(task_id="kill", keys=["f"])
 print("DAG", json.dumps(Serializer.to_dict(dag), sort_keys=True))
+"""
+
+WRITING = """
+from airflow.sdk import DAG
+from airflow_amplitude_experiment.operators import AmplitudeRampRolloutOperator
+
+with DAG("writing", schedule=None):
+    AmplitudeRampRolloutOperator(task_id="ramp", flag_key="what?", percentage=25)
+    AmplitudeRampRolloutOperator(task_id="there_already", flag_key="new-checkout", percentage=10)
 """
 
 
@@ -213,3 +223,19 @@ def test_a_write_that_reading_back_does_not_confirm_is_not_announced(amplitude, 
     with pytest.raises(AirflowException, match="approval may be pending"):
         AmplitudeRampRolloutOperator(task_id="r", flag_key="new-checkout", percentage=25).execute(context)
     assert announced(context) == {}
+
+
+def test_airflow_registers_what_was_written_and_only_that(amplitude, airflow_db):
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    amplitude.add_flag("what?", enabled=True, rolloutPercentage=10)
+    assert loaded(airflow_db, "writing", WRITING).test().state == "success"
+    with create_session() as session:
+        found = select(AssetModel.uri, AssetEvent.extra, AssetEvent.source_task_id).join(
+            AssetEvent, AssetEvent.asset_id == AssetModel.id
+        )
+        ((uri, extra, task_id),) = session.execute(found).all()
+    assert (uri, task_id) == ("amplitude-experiment://100001/flag/what%3F", "ramp")
+    assert (extra["from"], extra["to"]) == (10, 25)
