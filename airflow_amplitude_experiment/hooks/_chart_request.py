@@ -72,7 +72,7 @@ class AnalyticsClient(Client):
         """Whether requests go to one of Amplitude's own hosts."""
         return self.base_url in HOSTS.values()
 
-    def send(self, call: Any) -> NoReturn:
+    def _exchange(self, call: Any) -> NoReturn:
         """Refuse a call of the Management API, which other keys open on another host."""
         raise TypeError(f"{call!r} is a call of the Management API; send it with AmplitudeExperimentHook")
 

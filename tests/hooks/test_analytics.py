@@ -311,12 +311,21 @@ def test_a_charts_address_is_told_apart_from_its_id() -> None:
     assert checked_chart_id(" vkdc4w6s\n") == "vkdc4w6s"
 
 
-def test_a_call_of_the_management_api_is_not_sent_with_these_keys(emulator: Emulator) -> None:
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda client: client.send(flags.update("1", enabled=True)),
+        lambda client: client.send(flags.list(project_id="1")),
+        lambda client: list(client.iterate(flags.list())),
+    ],
+    ids=["write", "filtered list", "pages"],
+)
+def test_a_call_of_the_management_api_is_not_sent_with_these_keys(send: Any, emulator: Emulator) -> None:
     with (
         AnalyticsClient(API_KEY, SECRET, base_url=emulator.url) as client,
         pytest.raises(TypeError, match="send it with AmplitudeExperimentHook"),
     ):
-        client.send(flags.update("1", enabled=True))
+        send(client)
     assert emulator.requests() == []
 
 
