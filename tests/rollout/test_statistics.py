@@ -309,6 +309,7 @@ def test_a_metric_that_never_varies_has_no_variance_from_rounding():
     ("treatment", "control", "enters"),
     [
         (a_rate(50, 100), a_rate(500, 1000), True),
+        (a_rate(50, 100), Arm(1000, 500, 500), True),  # squares are missing in one arm, and known
         (a_rate(50, 99), a_rate(500, 1000), False),
         (a_rate(500, 1000), a_rate(50, 99), False),
         (a_rate(10, 100), a_rate(10, 100), True),
