@@ -194,6 +194,7 @@ def test_now_without_a_time_zone_is_refused() -> None:
         b"\xef\xbb\xbf" + TABLE,
         TABLE.replace(b"\r\n", b"\n"),
         json.dumps({"data": TABLE.decode()}).encode(),
+        b"\xef\xbb\xbf" + json.dumps({"data": TABLE.decode()}).encode(),
         b"Segment,2026-11-20,2026-11-21\ncontrol,0.5,0.6\ntreatment,0.4,",
         b"Date,control,treatment\n2026-11-20,0.5,0.4\n2026-11-21,0.6,\n",
         json.dumps(
@@ -206,7 +207,16 @@ def test_now_without_a_time_zone_is_refused() -> None:
             }
         ).encode(),
     ],
-    ids=["csv", "byte order mark", "line feeds", "csv in json", "bare table", "a row a day", "series in json"],
+    ids=[
+        "csv",
+        "byte order mark",
+        "line feeds",
+        "csv in json",
+        "byte order mark before json",
+        "bare table",
+        "a row a day",
+        "series in json",
+    ],
 )
 def test_every_known_form_of_a_chart_is_read_alike(content: bytes) -> None:
     assert read(content) == SERIES
@@ -258,6 +268,11 @@ def test_a_chart_without_data_yet_has_no_series() -> None:
 )
 def test_a_cell_is_a_finite_number_or_nothing(cell: str, value: float | None) -> None:
     assert read(a_csv(",2026-11-20,2026-11-21", f"a,{cell},2"))["a"][0] == ("2026-11-20", value)
+
+
+def test_true_is_no_number() -> None:
+    data = {"series": [[True, {"value": False}]], "seriesLabels": ["a"], "xValues": ["2026-11-20", "2026-11-21"]}
+    assert read(json.dumps({"data": data}).encode()) == {"a": [("2026-11-20", None), ("2026-11-21", None)]}
 
 
 @pytest.mark.parametrize(
