@@ -913,3 +913,16 @@ def _camel(name):
 
 def _now():
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize("later", [{"rollout_percentage": 5}, {"enabled": True}])
+def test_a_frozen_key_is_not_even_created_where_its_second_call_would_go_up(amplitude, monkeypatch, later):
+    monkeypatch.setenv("AIRFLOW_VAR_AMPLITUDE_EXPERIMENT_FREEZE", '["*"]')
+    with pytest.raises(AirflowFailException, match="amplitude_experiment_freeze"):
+        create(**later)
+    assert sent(amplitude) == ["GET"]
+
+
+def test_a_frozen_key_can_be_created_where_nobody_gets_anything(amplitude, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_VAR_AMPLITUDE_EXPERIMENT_FREEZE", '["*"]')
+    assert create(name="New checkout")["created"]
