@@ -106,10 +106,14 @@ class AmplitudeRollbackOperator(TargetMixin, AmplitudeOperator):
         self._stop = threading.Event()
         with self.hook.get_conn(paced=False) as client:
             audit = Audit.of(context, environment=client.rules.environment, reason=goal.reason, log=self.log)
-            way_back = WayBack(client, goal, breach, audit=audit, log=self.log, stop=self._stop)
-            outcome = way_back.go(lambda: self._reading(client, breach))
-            if way_back.found is not None:
-                self.leave_link(context, client, way_back.found)
+            way_back = WayBack(
+                client, goal, breach, what=self._words(breach), audit=audit, log=self.log, stop=self._stop
+            )
+            try:
+                outcome = way_back.go(lambda: self._reading(client, breach))
+            finally:
+                if way_back.found is not None:
+                    self.leave_link(context, client, way_back.found)
         record = {**outcome, "reason": goal.reason, "breach": breach, **audit.facts()}
         if record["written"]:
             announce(context, record)
@@ -129,16 +133,23 @@ class AmplitudeRollbackOperator(TargetMixin, AmplitudeOperator):
 
         :raises AirflowSkipException: there is none, or a person has marked its watch successful since.
         """
+        void = []
         for watch in reversed(self.watches):
             verdict = pulled(context, watch, "verdict")
             if not isinstance(verdict, Mapping) or verdict.get("verdict") != "breach":
                 continue
             if state_of(context, watch) == "success":
-                self.log.warning("%s saw a breach, but was marked successful by hand: it counts no more.", watch)
+                void.append(watch)
                 continue
             self.log.error("%s saw a breach at %s %%: %s", watch, verdict["stage"], verdict["reason"])
             return dict(verdict)
-        raise AirflowSkipException("No guardrail of this rollout saw a breach, so nothing is rolled back.")
+        why = f"The breach of {', '.join(void)} was marked successful by hand" if void else "No guardrail saw a breach"
+        raise AirflowSkipException(f"{why}, so nothing is rolled back.")
+
+    def _words(self, breach: Mapping[str, Any]) -> str:
+        """Name the object as a person finds it: ``flag new-checkout (id 21002)``."""
+        name = f"{self.kind} {breach['key']}" if breach.get("key") else self.target
+        return f"{name} (id {breach['id']})" if breach.get("id") else name
 
     def _skip_what_is_past(self, context: Context, breach: Mapping[str, Any]) -> None:
         """Skip a run of the past, unless its breach was seen since the run last started."""
