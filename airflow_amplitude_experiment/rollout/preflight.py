@@ -166,7 +166,7 @@ def _about_standing(found: Any, intent: Intent) -> Iterator[str]:
     if stands is None or stands == first:
         return
     on_a_stage = stands > first and stands in intent.plan.percentages
-    if on_a_stage and stands == last and not intent.again:
+    if stands == last and not intent.again:
         yield (
             f"it stands at {last} %, the last stage, so this rollout is already complete. To watch that stage once "
             f"more, trigger a run with start_at={last}; to roll out anew, set {first} % in Amplitude first."
@@ -205,7 +205,7 @@ def _about_segments(found: Any, intent: Intent) -> Iterator[str]:
             )
     if intent.segment is None:
         return
-    for each in found.target_segments or ():
+    for each in found.target_segments:
         try:
             writable(found.key, each.as_json())
         except RolloutRefused as refusal:
@@ -251,7 +251,7 @@ def _about_weights(found: Any, intent: Intent, weights: Mapping[str, float] | No
 
 
 def _about_gates(before: Sequence[Gate]) -> Iterator[str]:
-    if before and not share_of(before):
+    if not share_of(before):
         names = " and ".join(each.name for each in before)
         verb = "let" if len(before) > 1 else "lets"
         yield f"{names} {verb} nobody through, so every percentage would be 0 % of users. Give it a slot with traffic."
@@ -287,9 +287,8 @@ def _requests_a_day(intent: Intent) -> float:
     busiest = 0.0
     for stage in intent.stages:
         charts = sum(each["type"] == "chart" for each in intent.guardrails_of(stage))
-        if charts and stage.watched:
-            every = intent.check_every or max(LEAST_BETWEEN_LOOKS, stage.watched / 12).total_seconds()
-            busiest = max(busiest, charts * min(stage.watched, A_DAY).total_seconds() / every)
+        every = intent.check_every or max(LEAST_BETWEEN_LOOKS, stage.watched / 12).total_seconds()
+        busiest = max(busiest, charts * min(stage.watched, A_DAY).total_seconds() / every)
     return busiest + REQUESTS_OF_A_RAISE * len(intent.stages)
 
 

@@ -117,10 +117,23 @@ def test_deployments_that_can_not_be_asked_for_are_no_obstacle():
     assert looked_at(a_new_flag(), around(deployments=None)).refusals == []
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_a_bandit_that_runs_or_would_run_is_refused(enabled):
+@pytest.mark.parametrize(("enabled", "enable"), [(True, False), (False, True)])
+def test_a_bandit_that_runs_or_would_run_is_refused(enabled, enable):
     found = a_new_experiment(experimentType="multi-arm-bandit", enabled=enabled)
-    assert "running bandit" in refused(found, enable=True)
+    assert "running bandit" in refused(found, enable=enable)
+
+
+def test_a_bandit_that_stays_disabled_is_refused_only_for_that():
+    assert "it is disabled" in refused(a_new_experiment(experimentType="multi-arm-bandit", enabled=False))
+
+
+def test_an_object_that_shows_no_segments_has_none():
+    assert looked_at(a_new_flag(targetSegments=None)).refusals == []
+    assert "no segment named" in refused(a_new_flag(targetSegments=None), segment="Beta")
+
+
+def test_where_no_variant_is_served_nothing_is_said_of_comparing_them():
+    assert "all weights are 0" in refused(a_new_flag(rolloutWeights={"on": 0}), guardrails=[a_comparison()])
 
 
 def test_an_end_date_that_has_passed_is_refused_and_one_to_come_is_not():
