@@ -199,6 +199,10 @@ def test_weights_that_come_to_the_same_are_no_difference(segment):
     assert looked_at(a_new_experiment(targetSegments=[segment])).refusals == []
 
 
+def test_weights_that_are_not_shown_are_no_difference():
+    assert looked_at(a_new_experiment(rolloutWeights=None, targetSegments=[a_segment()])).refusals == []
+
+
 def test_a_flag_s_segments_may_have_weights_of_their_own():
     found = a_new_flag(rolloutWeights={"a": 1, "b": 1}, targetSegments=[a_segment(rolloutWeights={"a": 1, "b": 3})])
     assert looked_at(found).refusals == []
@@ -333,6 +337,8 @@ def test_stages_below_start_at_and_a_last_stage_that_is_not_watched_do_not_count
     guardrails = [a_comparison(window="1h")]
     found = a_new_experiment(rolloutPercentage=10)
     assert looked_at(found, plan=plan, start_at=10, guardrails=guardrails).refusals == []
+    slow = [a_comparison(window="2d")]
+    assert "stage 10 %" in refused(found, plan=plan, start_at=10, guardrails=slow)
 
 
 def test_a_comparison_with_users_without_the_flag_does_not_watch_100_percent():
