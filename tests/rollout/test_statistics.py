@@ -144,6 +144,7 @@ def test_known_sample_ratios_come_out(counts, weights, evidence):
         (-30.001, -454.35127771545876),
         (-30, -454.3212439563432),
         (-29.999, -454.29121119612387),
+        (-12, -75.410673001568796),
         (-5, -15.064998393988727),
         (-1, -1.8410216450092635),
         (0, -0.6931471805599453),
@@ -357,6 +358,15 @@ def test_the_variance_is_the_larger_of_the_two_ways():
         assert found is not None
         assert found.v == pytest.approx(larger(arm, control))
         assert larger(arm, control) > smaller(arm, control)
+
+
+def test_the_variance_of_ratios_is_that_of_all_units_where_it_is_larger():
+    fewer = [(0, 1), (0, 4), (1, 2)] * 500
+    many = [(0, 1), (1, 4), (3, 2)] * 5_000
+    found, both = compare([(a_ratio(fewer), a_ratio(many))], harm="decrease"), a_ratio([*fewer, *many])
+    assert found is not None
+    assert both.variance is not None
+    assert found.v == pytest.approx(both.variance * (1 / len(fewer) + 1 / len(many)), rel=1e-9)
 
 
 def test_the_rarer_outcome_is_what_is_expected_in_the_smaller_arm():
