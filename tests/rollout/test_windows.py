@@ -174,6 +174,8 @@ def test_nothing_goes_up_in_a_freeze_and_its_end_is_open_again():
     assert opening("2026-12-19 22:59", freezes=frozen) == utc("2026-12-19 22:59")
     assert opening("2026-12-19 23:00", freezes=frozen) == utc("2027-01-03 23:00")
     assert opening("2027-01-03 23:00", freezes=frozen) == utc("2027-01-03 23:00")
+    assert not is_open(utc("2026-12-19 23:00"), windows=(), freezes=frozen)
+    assert is_open(utc("2027-01-03 23:00"), windows=(), freezes=frozen)
 
 
 def test_a_window_that_opens_in_a_freeze_waits_for_the_first_opening_after_it():
@@ -250,7 +252,7 @@ def test_what_is_no_weekday_is_refused_with_all_of_them(days):
         "09:00-09:00",
         "24:00-01:00",
         "09:00-24:01",
-        "09:60-10:00",
+        "09:60-11:00",
         "09:00-25:00",
         "a-b",
         "09:00-16:00,",
