@@ -362,7 +362,7 @@ def _refuse_what_is_no_rate(arm: Arm) -> None:
 
 def _refuse_impossible_squares(name: str, squares: float, linear: tuple[str, float], n: int) -> None:
     """Σy² is at least (Σy)² / n, whatever the units are; of no units both are 0."""
-    if squares < 0 or (squares and not n) or linear[1] * linear[1] > n * squares * (1 + ROUNDING):
+    if (squares and not n) or linear[1] * linear[1] > n * squares * (1 + ROUNDING):
         raise ValueError(
             f"{name} is {squares:g} with {linear[0]} {linear[1]:g} over {n} units: the sum of the squares is at least "
             f"{linear[0]}²/n. Square each unit's own value and add those up."
