@@ -231,7 +231,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
             subject=subject,
             stages=self._stages(context, hours.since),
             bake_over=hours.is_over(moment),
-            comparisons=comparisons(self.counted, list(subject.weights)),
+            comparisons=comparisons(self.counted, [arm for arm, weight in subject.weights.items() if weight]),
             alpha=self.alpha,
             memory=looks["memory"],
             now=moment,

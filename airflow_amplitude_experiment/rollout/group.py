@@ -299,6 +299,12 @@ class _Rollout:
         whole = described(self.guardrails)
         for stage in self.plan.stages:
             whole += [each for each in described(stage.guardrails) if each not in whole]
+        names = [each["name"] for each in whole]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"different guardrails are named {', '.join(map(repr, twice))}. What a guardrail remembers is kept under "
+                "its name from stage to stage: give each another one."
+            )
         return whole
 
     @property

@@ -29,11 +29,12 @@ DESK_RULES = {"allow_keys": "checkout-*", "max_step": 25, "require_reason": True
 
 @dataclass
 class Place:
-    """Where end-to-end tests happen: an Airflow, its DAGs folder, and the Amplitude that it talks to."""
+    """Where end-to-end tests happen: an Airflow, its DAGs folder, the Amplitude that it talks to, and the audit log."""
 
     airflow: AirflowServer
     amplitude: Emulator
     dags: Path
+    audit: Path
 
     def add_dag(self, dag_id: str, text: str) -> None:
         """Write a DAG file, wait until it is parsed, and let it run."""
@@ -71,10 +72,13 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             home=folder / "airflow",
             dags_folder=dags,
             connections=connections,
-            environment={"STAGE_WAIT_SECONDS": "1"},
+            environment={
+                "STAGE_WAIT_SECONDS": "1",
+                "AIRFLOW__AMPLITUDE_EXPERIMENT__AUDIT_PATH": (folder / "audit").as_uri(),
+            },
         )
         with server as airflow:
-            yield Place(airflow, amplitude, dags)
+            yield Place(airflow, amplitude, dags, folder / "audit")
 
 
 @pytest.fixture

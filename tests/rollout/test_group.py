@@ -194,6 +194,11 @@ def test_a_guardrail_that_two_stages_share_counts_once():
     assert len(dag.get_task("rollout.to_10.watch").counted) == 1
 
 
+def test_different_guardrails_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="different guardrails are named 'errors'"):
+        a_dag([Stage(10, "1d", guardrails=[errors()]), Stage(50, "1d", guardrails=[errors(mde=0.5)]), Stage(100)])
+
+
 def test_an_experiment_can_be_analysed_after_the_longest_settling():
     dag = a_dag(
         guardrails=[
