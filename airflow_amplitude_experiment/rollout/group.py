@@ -302,8 +302,8 @@ class _Rollout:
         names = [each["name"] for each in whole]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f"different guardrails are named {', '.join(map(repr, twice))}. What a guardrail remembers is kept under "
-                "its name from stage to stage: give each another one."
+                f"different guardrails are named {', '.join(map(repr, twice))}. What a guardrail remembers is kept "
+                "under its name from stage to stage: give each another one."
             )
         return whole
 
