@@ -296,6 +296,8 @@ def _about_power(stages: Sequence[PreviewStage], power: Power) -> list[str]:
 def _harm(stage: PreviewStage, power: Power) -> str:
     if _without_control(stage, power):
         return "thresholds only"
+    if not stage.watched:
+        return "none, not watched"
     return "none, too few units" if stage.harm is None else _points(stage.harm)
 
 

@@ -251,6 +251,13 @@ def test_a_stage_without_enough_for_a_pass_is_named_because_the_rollout_would_ho
     assert ("Too little is counted for a pass in: 100 % (100 units and 25 conversions" in str(preview)) is not passes
 
 
+def test_a_stage_that_nobody_watches_shows_no_harm_and_holds_nothing():
+    preview = a_plan("50% 1h, 100% 0h").preview(NINE, units_per_hour=10_000, rate=0.1)
+    assert (preview.stages[1].harm, preview.stages[1].passes) == (None, None)
+    assert "Too little" not in str(preview)
+    assert str(preview).splitlines()[2].endswith("not watched")
+
+
 def test_at_100_percent_a_flag_has_nobody_to_compare_with():
     preview = a_plan("50% 1h, 100%").preview(NINE, units_per_hour=10_000, rate=0.1, design="rollout")
     assert [each.passes for each in preview.stages] == [True, None]
