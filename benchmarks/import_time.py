@@ -39,7 +39,7 @@ CASES: dict[str, tuple[str, str]] = {
     "operators alone": (OURS, OPERATORS),
     "one operator": (OURS, "from airflow_amplitude_experiment.operators import AmplitudeRampRolloutOperator"),
     "sensors alone": (OURS, SENSORS),
-    "rollout": (OURS, "import airflow_amplitude_experiment.rollout"),
+    "rollout": (OURS, "from airflow_amplitude_experiment.rollout import *"),
     "api flags": (OURS, "from airflow_amplitude_experiment.api import flags"),
     "openfeature": (
         "airflow-provider-openfeature",

@@ -23,9 +23,13 @@ DAG_FILE = f"""
 from airflow.sdk import DAG
 from {PACKAGE}.operators import *
 from {PACKAGE}.sensors import *
+from {PACKAGE}.rollout import *
 from {PACKAGE}.api import flags
 
 with DAG("rollout"):
+    query = "select 1 where at between %(stage_start)s and %(stage_end)s"
+    rate = SqlGuardrail("rate", sql=query, conn_id="warehouse", harm="decrease", mde="10%")
+    staged_rollout(flag_key="f", plan=RolloutPlan.parse("1% 1h, 10% 1d, 100%"), guardrails=[rate])
     AmplitudeRampRolloutOperator(task_id="ramp", flag_key="f", percentage=10)
     AmplitudeKillSwitchOperator(task_id="kill", kind="flag", keys=["f"])
     AmplitudeApiCallOperator(task_id="call", call=flags.variants("1"))
@@ -116,10 +120,12 @@ PUBLIC = {
     "AmplitudeAuthError AmplitudePermissionError AmplitudeInvalidRequest AmplitudeNotFound AmplitudeNotEditable "
     "AmplitudeRateLimited AmplitudeServerError AmplitudeConnectionError AmplitudeUnexpectedAnswer AmplitudeReadOnly "
     "RolloutRefused",
-    "hooks": "AmplitudeExperimentHook",
+    "hooks": "AmplitudeExperimentHook AmplitudeAnalyticsHook",
     "operators": "AmplitudeCreateExperimentOperator AmplitudeCreateFlagOperator AmplitudeRampRolloutOperator "
     "AmplitudeKillSwitchOperator AmplitudeApiCallOperator",
     "sensors": "AmplitudeEndDateSensor",
+    "rollout": "RolloutPlan Stage Window staged_rollout SqlGuardrail SampleRatioGuardrail ThresholdGuardrail "
+    "ChartGuardrail RolloutRefused",
     "emulator": "Emulator",
 }
 
