@@ -220,6 +220,13 @@ def test_a_breach_that_was_seen_since_the_run_started_counts_in_any_run(amplitud
     assert patches(amplitude)
 
 
+def test_a_breach_in_the_very_second_in_which_the_run_started_counts(amplitude):
+    context = a_run(a_breach(amplitude, at=RUN_AFTER.isoformat(timespec="seconds")), run_type="backfill")
+    context["dag_run"].start_date = RUN_AFTER + timedelta(microseconds=700_000)
+    rollback(amplitude, context=context)
+    assert patches(amplitude)
+
+
 # --- never upwards ---
 
 
@@ -359,6 +366,7 @@ def test_what_may_pass_is_tried_every_few_seconds_and_the_log_says_what_to_click
 
 
 def test_a_429_from_the_breach_on_is_over_in_the_first_seconds_of_the_new_day(amplitude, clock):
+    clock.moment = datetime(2026, 11, 20, 22, tzinfo=UTC)
     amplitude.fault("rate_limit", times=None)
     midnight = datetime(2026, 11, 21, tzinfo=UTC)
     clock.meanwhile = lambda: amplitude.clear_faults() if clock.moment >= midnight else None
