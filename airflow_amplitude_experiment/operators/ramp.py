@@ -161,7 +161,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         for attempt in range(1, ATTEMPTS + 1):
             found = client.read(self.reading(client))
             self.leave_link(context, client, found)
-            decision = self._decide(client, found, order)
+            decision = self._decide(context, client, found, order)
             if not decision.changes:
                 if lost is not None:
                     return self._done(context, audit, lost)
@@ -212,7 +212,8 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         """Return what the record of a ramp that writes nothing says besides."""
         return {}
 
-    def _decide(self, client: GuardedClient, found: Any, order: Order) -> RampDecision:
+    def _decide(self, context: Context, client: GuardedClient, found: Any, order: Order) -> RampDecision:
+        """Decide what to write; a tick of a plan looks at more than the object here."""
         from airflow_amplitude_experiment.rollout.ramp import ramp
 
         try:
