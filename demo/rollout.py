@@ -111,7 +111,7 @@ class RolloutWatch:
         return stage
 
     def _task_of(self, write: Write, dag_id: str, run_id: str) -> str:
-        """Return the task that sent a write: the one that had started last at that moment."""
+        """Return the task that sent a write, without its group: the one that had started last at that moment."""
         started: list[dict[str, Any]] = [
             task
             for task in self._airflow.task_instances(dag_id, run_id)
@@ -119,7 +119,8 @@ class RolloutWatch:
         ]
         if not started:
             return "somebody else"
-        return str(max(started, key=lambda task: _epoch(task["start_date"]))["task_id"])
+        latest = max(started, key=lambda task: _epoch(task["start_date"]))
+        return str(latest["task_id"]).removeprefix("rollout.")
 
     def _failed_logs(self, dag_id: str, run_id: str) -> str:
         """Return the end of each failed task's log."""

@@ -23,7 +23,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 DAG_ID = "staged_rollout"
 FLAG_KEY = "new-checkout"
 CONNECTION_ID = "amplitude_experiment_default"
-STAGE_WAIT_SECONDS = "2"  # a day where it is not a demo
+DAY = "2s"  # how long each stage is watched
 BUDGET = 90.0  # seconds from the last healthy component to 100 %
 
 
@@ -70,7 +70,7 @@ def _airflow(folder: Path, amplitude: LocalAmplitude, screen: Screen) -> Airflow
         home=folder / "airflow",
         dags_folder=CHECKOUT / "example_dags",
         connections={CONNECTION_ID: amplitude.airflow_connection()},
-        environment={"STAGE_WAIT_SECONDS": STAGE_WAIT_SECONDS},
+        environment={"ROLLOUT_DAY": DAY},
         while_starting=lambda waiting_for: screen.status(f"starting Airflow: {waiting_for}"),
         memory_roots=lambda: [os.getpid()],
     )

@@ -1,20 +1,20 @@
-"""Roll a flag out in stages: 10 % of users, then 50 %, then everyone, a day apart.
+"""Roll a flag out in stages: 10 % of users, then 50 %, then everyone, a day each.
 
 Copy this file into your DAGs folder, change the key, and press Trigger. Needs the connection
 ``amplitude_experiment_default`` (type Amplitude Experiment) with a management key and a project id.
-While it waits it holds no worker. Run it again at any time: what is done already is not done twice.
+While it waits it holds no worker. A task may be cleared at any time: what is done already is not done twice.
 """
 
 import os
 from datetime import timedelta
 
-from airflow.providers.standard.sensors.time_delta import WaitSensor
-from airflow.sdk import DAG, Param, chain
+from airflow.sdk import DAG, Param
 
-from airflow_amplitude_experiment.operators import AmplitudeCreateFlagOperator, AmplitudeRampRolloutOperator
+from airflow_amplitude_experiment.operators import AmplitudeCreateFlagOperator
+from airflow_amplitude_experiment.rollout import Stage, staged_rollout
 
 FLAG = "new-checkout"
-STAGE_WAIT = timedelta(seconds=float(os.environ.get("STAGE_WAIT_SECONDS", "86400")))
+DAY = os.environ.get("ROLLOUT_DAY", "1d")  # the demo's days are shorter
 
 with DAG(
     dag_id="staged_rollout",
@@ -22,7 +22,8 @@ with DAG(
     schedule=None,
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},
+    # No dagrun_timeout: it would fail a rollout that waits as it should, and skip the rollback.
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True},
     tags=["amplitude", "rollout"],
     params={"deployments": Param(type="array", minItems=1, title="Deployments", description="Ids, one a line.")},
 ) as dag:
@@ -37,20 +38,9 @@ with DAG(
         enabled=True,
         adopt_live=True,
     )
-
-    def stage(percentage: int, before: int) -> AmplitudeRampRolloutOperator:
-        """Move the flag from one percentage to the next."""
-        return AmplitudeRampRolloutOperator(
-            task_id=f"to_{percentage}",
-            flag_key=FLAG,
-            percentage=percentage,
-            from_percentage=before,
-            on_drift="continue",  # already further: leave it, and go on
-            reason="staged rollout of the new checkout",
-        )
-
-    def wait(percentage: int) -> WaitSensor:
-        """Give the stage time; the triggerer waits, not a worker."""
-        return WaitSensor(task_id=f"watch_{percentage}", time_to_wait=STAGE_WAIT, deferrable=True)
-
-    chain(flag, stage(10, before=0), wait(10), stage(50, before=10), wait(50), stage(100, before=50))
+    rollout = staged_rollout(
+        flag_key=FLAG,
+        plan=[Stage(10, DAY), Stage(50, DAY), Stage(100, DAY)],
+        reason="staged rollout of the new checkout",
+    )
+    flag >> rollout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import pytest
 
 from airflow_amplitude_experiment.emulator import Emulator
 from demo.airflow_server import AirflowServer
+from demo.airflow_settings import ON_PATH
+from tests.e2e.surroundings import Slack, install_warehouse
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 MANAGEMENT_KEY = "mgmt-7c1f0a9d5e3b4826-never-to-be-seen"
@@ -29,12 +32,14 @@ DESK_RULES = {"allow_keys": "checkout-*", "max_step": 25, "require_reason": True
 
 @dataclass
 class Place:
-    """Where end-to-end tests happen: an Airflow, its DAGs folder, the Amplitude that it talks to, and the audit log."""
+    """Where end-to-end tests happen: an Airflow, its DAGs folder, all that it talks to, and the audit log."""
 
     airflow: AirflowServer
     amplitude: Emulator
     dags: Path
     audit: Path
+    warehouse: Path
+    slack: Slack
 
     def add_dag(self, dag_id: str, text: str) -> None:
         """Write a DAG file, wait until it is parsed, and let it run."""
@@ -59,26 +64,32 @@ class Place:
 @pytest.fixture(scope="session")
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("e2e")
-    dags = folder / "dags"
+    dags, warehouse = folder / "dags", folder / "warehouse.db"
     shutil.copytree(EXAMPLES, dags)
-    with Emulator(SEED) as amplitude:
+    install_warehouse(folder / "on_path")
+    with Emulator(SEED) as amplitude, Slack() as slack:
         connection = json.loads(amplitude.airflow_connection(environment="end to end", organization="acme"))
         connections = {
             "amplitude_experiment_default": connection,
             "amplitude_release_desk": {**connection, "extra": {**connection["extra"], **DESK_RULES}},
             "amplitude_wrong_key": {**connection, "password": "mgmt-a-key-that-nobody-knows"},
+            "warehouse": {"conn_type": "sqlite_warehouse", "host": str(warehouse)},
+            "slack": {"conn_type": "slack", "password": "xoxb-of-no-slack", "extra": {"base_url": slack.url}},
         }
         server = AirflowServer(
             home=folder / "airflow",
             dags_folder=dags,
             connections=connections,
             environment={
-                "STAGE_WAIT_SECONDS": "1",
+                "ROLLOUT_DAY": "3s",
+                "ROLLOUT_HOUR": "1s",
+                "ROLLOUT_SETTLE": "1s",
+                "PYTHONPATH": os.pathsep.join([str(ON_PATH), str(folder / "on_path")]),
                 "AIRFLOW__AMPLITUDE_EXPERIMENT__AUDIT_PATH": (folder / "audit").as_uri(),
             },
         )
         with server as airflow:
-            yield Place(airflow, amplitude, dags, folder / "audit")
+            yield Place(airflow, amplitude, dags, folder / "audit", warehouse, slack)
 
 
 @pytest.fixture

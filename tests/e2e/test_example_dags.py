@@ -1,28 +1,259 @@
-"""The example DAGs, run by a real scheduler and triggerer."""
+"""The example DAGs, run by a real scheduler and triggerer.
+
+The rollouts run at the same time, because most of their time is waiting. Whenever a percentage has moved, Amplitude's
+own SDK fetches what it would serve, and the tests look who that is.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 import pytest
+from amplitude_experiment import LocalEvaluationClient, LocalEvaluationConfig, User
 
 from demo.airflow_rest import AirflowRestError
+from tests.e2e.conftest import DEPLOYMENT_KEY
+from tests.e2e.surroundings import fill_warehouse
 
 pytestmark = pytest.mark.e2e
 
+USERS = 2_000
+TOLERANCE = 3.5
+"""Points; three standard deviations at 2,000 users and 50 %."""
 
-def test_a_staged_rollout_reaches_everyone_and_running_it_again_writes_nothing(place):
-    place.airflow.wait_for_dag("staged_rollout")
-    place.airflow.unpause("staged_rollout")
-    run_id, state = place.run("staged_rollout", {"deployments": ["31"]})
-    assert state == "success", place.airflow.task_states("staged_rollout", run_id)
-    asked = [body["rolloutPercentage"] for body in place.writes() if "rolloutPercentage" in body]
-    assert asked == [10, 50, 100]
-    assert place.amplitude.flag("new-checkout")["deployments"] == ["31"]
-    assert place.airflow.xcom("staged_rollout", run_id, "to_50")["before"] == 10
+SEARCH = ["search-suggestions", "search-spelling", "search-filters"]
+ORDERS = {
+    "checkout-redesign": {"control": 0.5, "treatment": 0.5},
+    "checkout-broken": {"control": 0.5, "treatment": 0.1},
+}
+STAGES = {
+    "new-checkout": [10, 50, 100],
+    "checkout-redesign": [1, 5, 25, 50, 100],
+    "checkout-broken": [1, 0],
+    **{key: [10, 50, 100] for key in SEARCH},
+}
 
-    place.amplitude.clear_requests()
-    run_id, state = place.run("staged_rollout", {"deployments": ["31"]})
-    assert state == "success", place.airflow.task_states("staged_rollout", run_id)
-    assert place.writes() == []
+
+@dataclass
+class Served:
+    """What the SDK had fetched when a percentage had moved."""
+
+    percentage: int
+    client: LocalEvaluationClient
+
+    def to(self, key: str) -> dict[int, str]:
+        """Return the users who are in, each with the variant."""
+        found = {number: self.client.evaluate_v2(User(user_id=f"user-{number}"), {key}) for number in range(USERS)}
+        variants = {number: each[key] for number, each in found.items() if key in each}
+        return {number: each.key for number, each in variants.items() if not (each.metadata or {}).get("default")}
+
+
+@dataclass
+class Watched:
+    """Runs of the example DAGs, and what the SDK served meanwhile."""
+
+    place: Any
+    runs: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, list[Served]] = field(default_factory=lambda: {key: [] for key in STAGES})
+    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+
+    def start(self, name: str, conf: Mapping[str, Any] | None = None) -> None:
+        """Trigger a DAG as a person would; the emergency stop is not paused."""
+        dag_id = self.dag_id(name)
+        self.place.airflow.wait_for_dag(dag_id)
+        if dag_id != "emergency_stop":
+            self.place.airflow.unpause(dag_id)
+        self.runs[name] = self.place.airflow.trigger(dag_id, conf)
+
+    def look(self) -> None:
+        """Let the SDK fetch what is served where a percentage has moved."""
+        state = self.place.amplitude.state()
+        self.objects = {each["key"]: each for each in (*state["flags"], *state["experiments"])}
+        self.requests = self.place.amplitude.requests()
+        for key, seen in self.stages.items():
+            percentage = self.objects.get(key, {}).get("rolloutPercentage", 0)
+            if percentage != (seen[-1].percentage if seen else 0):
+                seen.append(Served(percentage, self._fetched()))
+
+    def _fetched(self) -> LocalEvaluationClient:
+        client = LocalEvaluationClient(DEPLOYMENT_KEY, LocalEvaluationConfig(server_url=self.place.amplitude.url))
+        client.start()
+        client.stop()
+        return client
+
+    def follow(self) -> None:
+        """Look on until all runs have ended, and approve what a person is asked."""
+        end = time.monotonic() + 240
+        while waiting := [name for name in self.runs if self.state(name) not in ("success", "failed")]:
+            assert time.monotonic() < end, {name: self.tasks(name) for name in waiting}
+            for _ in range(5):
+                self.look()
+                time.sleep(0.1)
+            if "production_rollout" in waiting:
+                self._approve()
+        self.look()
+
+    def _approve(self) -> None:
+        run = f"/dags/production_rollout/dagRuns/{self.runs['production_rollout']}"
+        (task,) = self.tasks("production_rollout", "rollout.to_25.approve")
+        if task["state"] in ("deferred", "awaiting_input"):
+            path = f"{run}/taskInstances/rollout.to_25.approve/-1/hitlDetails"
+            if not self.place.airflow.get(path).get("response_received"):
+                answer = {"chosen_options": ["Approve"], "params_input": {}}
+                self.place.airflow.request("PATCH", path, json=answer)
+
+    def dag_id(self, name: str) -> str:
+        return {"again": "staged_rollout", "drill": "emergency_stop", "stop": "emergency_stop"}.get(name, name)
+
+    def state(self, name: str) -> str:
+        return str(self.place.airflow.run(self.dag_id(name), self.runs[name])["state"])
+
+    def tasks(self, name: str, task_id: str = "") -> list[dict[str, Any]]:
+        """Return the task instances of a run, or those of one task."""
+        every = self.place.airflow.task_instances(self.dag_id(name), self.runs[name])
+        return [each for each in every if task_id in ("", each["task_id"])]
+
+    def xcom(self, name: str, task_id: str, key: str = "return_value", *, map_index: int = -1) -> Any:
+        return self.place.airflow.xcom(self.dag_id(name), self.runs[name], task_id, key, map_index=map_index)
+
+    def log(self, name: str, task_id: str) -> str:
+        return str(self.place.airflow.logs(self.dag_id(name), self.runs[name], task_id))
+
+    def asked(self, key: str) -> list[int]:
+        """Return the percentages that were written to an object, in order."""
+        own = [each for each in self.requests if each["path"].endswith(f"/{self.objects[key]['id']}")]
+        return [each["body"]["rolloutPercentage"] for each in own if "rolloutPercentage" in (each["body"] or {})]
+
+
+@pytest.fixture(scope="module")
+def watched(_place: Any) -> Watched:
+    """Run the examples all at once, and follow them to their ends."""
+    amplitude = _place.amplitude
+    amplitude.reset()
+    _place.slack.messages.clear()
+    for key in ORDERS:
+        amplitude.add_experiment(key, enabled=True, rolloutPercentage=0, deployments=["31"])
+    for key in [*SEARCH, "legacy-banner", "legacy-footer", "legacy-popup", "billing"]:
+        amplitude.add_flag(key, enabled=True, rolloutPercentage=0 if key in SEARCH else 100)
+    amplitude.fault("status", method="PATCH", path=f"*/{amplitude.flag('legacy-footer')['id']}", status=403, times=None)
+    fill_warehouse(_place.warehouse, ORDERS, seconds=400)
+    text = (_place.dags / "production_rollout.py").read_text()
+    broken = text.replace('"production_rollout"', '"broken_rollout"').replace("checkout-redesign", "checkout-broken")
+    (_place.dags / "broken_rollout.py").write_text(broken)
+    amplitude.clear_requests()
+    watched = Watched(_place)
+    watched.start("production_rollout")
+    watched.start("staged_rollout", {"deployments": ["31"]})
+    watched.start("many_flags")
+    watched.start("broken_rollout")
+    watched.start("drill", {"key_prefix": "legacy-", "only_list": True})
+    watched.follow()
+    watched.start("stop", {"keys": ["billing", "no-such-flag"], "key_prefix": "legacy-"})
+    watched.start("again", {"deployments": ["31"]})
+    watched.follow()
+    return watched
+
+
+# --- staged_rollout ---
+
+
+def test_a_staged_rollout_creates_its_flag_and_takes_it_to_everyone(watched):
+    assert watched.state("staged_rollout") == "success"
+    assert watched.asked("new-checkout") == [10, 50, 100]
+    assert watched.objects["new-checkout"]["deployments"] == ["31"]
+    assert watched.xcom("staged_rollout", "rollout.to_50.ramp")["before"] == 10
+
+
+def test_a_second_run_of_a_finished_rollout_is_refused_and_writes_nothing(watched):
+    assert watched.state("again") == "failed"
+    assert "already complete" in watched.log("again", "rollout.begin")
+    assert watched.asked("new-checkout") == [10, 50, 100]
+
+
+@pytest.mark.parametrize("key", [key for key in STAGES if key != "checkout-broken"])
+def test_the_sdk_confirms_each_stage_and_nobody_who_was_in_falls_out_or_changes(watched, key):
+    assert [each.percentage for each in watched.stages[key]] == STAGES[key]
+    before: dict[int, str] = {}
+    for stage in watched.stages[key]:
+        served = stage.to(key)
+        assert 100 * len(served) / USERS == pytest.approx(stage.percentage, abs=TOLERANCE)
+        assert before.items() <= served.items()
+        before = served
+
+
+# --- production_rollout ---
+
+
+def test_a_production_rollout_asks_a_person_once_and_takes_everyone_in(watched):
+    assert watched.state("production_rollout") == "success"
+    assert watched.asked("checkout-redesign") == [1, 5, 25, 50, 100]
+    approved = {
+        percentage: bool(watched.xcom("production_rollout", f"rollout.to_{percentage}.ramp").get("approved_by"))
+        for percentage in STAGES["checkout-redesign"]
+    }
+    assert approved == {1: False, 5: False, 25: False, 50: True, 100: False}
+
+
+def test_each_stage_of_a_production_rollout_is_judged_by_the_warehouse(watched):
+    for percentage in STAGES["checkout-redesign"]:
+        verdict = watched.xcom("production_rollout", f"rollout.to_{percentage}.watch", "verdict")
+        judged = {each["name"]: each["verdict"] for each in verdict["guardrails"]}
+        assert judged == {"checkout rate": "pass", "sample ratio": "pass"}
+
+
+def test_a_breach_takes_a_production_rollout_back_and_tells_slack_once(watched):
+    assert watched.state("broken_rollout") == "failed"
+    assert watched.asked("checkout-broken") == [1, 0]
+    assert watched.stages["checkout-broken"][-1].to("checkout-broken") == {}
+    (message,) = watched.place.slack.messages
+    assert message["channel"] == "#checkout-releases"
+    assert "*broken_rollout* stopped at `rollout.to_1.watch`: Guardrail breach" in message["text"]
+    assert "checkout rate" in message["text"]
+
+
+# --- many_flags ---
+
+
+def test_many_flags_go_through_the_same_plan_each_on_its_own(watched):
+    assert watched.state("many_flags") == "success"
+    assert {key: watched.asked(key) for key in SEARCH} == {key: [10, 50, 100] for key in SEARCH}
+
+
+# --- emergency_stop ---
+
+
+def test_a_drill_lists_and_switches_nothing_off(watched):
+    assert watched.state("drill") == "success"
+    legacy = ["legacy-banner", "legacy-footer", "legacy-popup"]
+    assert watched.xcom("drill", "table") == {"on": legacy, "off": [], "not found": []}
+    assert watched.xcom("drill", "switch_off", map_index=0)["would_switch_off"] == legacy
+
+
+def test_an_emergency_stop_tries_everything_and_tells_what_is_still_on(watched):
+    assert watched.state("stop") == "failed"
+    off = ["billing", "legacy-banner", "legacy-popup"]
+    assert watched.xcom("stop", "table") == {"on": ["legacy-footer"], "off": off, "not found": ["no-such-flag"]}
+    assert [key for key, each in watched.objects.items() if not each["enabled"]] == sorted(off)
+    table = watched.log("stop", "table")
+    for row in ("on        legacy-footer", "off       billing", "not found no-such-flag"):
+        assert row in table
+
+
+def test_an_emergency_stop_lists_before_it_switches(watched):
+    listed, switched = (watched.tasks("stop", name) for name in ("list", "switch_off"))
+    assert max(each["end_date"] for each in listed) < min(each["start_date"] for each in switched)
+    assert watched.xcom("stop", "list", map_index=1)["would_switch_off"] == [
+        "legacy-banner",
+        "legacy-footer",
+        "legacy-popup",
+    ]
+
+
+# --- ui_triggered_ramp ---
 
 
 def test_a_task_links_to_its_flag_in_amplitude(place):
