@@ -1,0 +1,41 @@
+"""What the README and the pages in docs/ show: code that runs, links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from airflow.sdk import DAG
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(code, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL), 1)
+]
+LINKS = [
+    pytest.param(page, link, id=f"{page.name}-{link}")
+    for page in PAGES
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", page.read_text())
+]
+
+
+@pytest.mark.parametrize("code", BLOCKS)
+def test_code_that_is_shown_compiles(code):
+    compile(code, "shown", "exec")
+
+
+@pytest.mark.parametrize("code", [block for block in BLOCKS if "staged_rollout(" in block.values[0]])
+def test_a_rollout_that_is_shown_makes_a_dag(code):
+    names = {}
+    with DAG("around", schedule=None):
+        exec(compile(code, "shown", "exec"), names)
+    dags = [each for each in names.values() if isinstance(each, DAG)]
+    assert not dags or all(dag.task_ids for dag in dags)
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_a_link_leads_to_a_file(page, link):
+    assert (page.parent / link).exists()
