@@ -140,12 +140,13 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
             self.log.info("%s: nothing to do: %s", self.target, why)
             opening = self._ahead().next_opening(start)
             return {"kind": self.kind, "written": False, "why": why, "next_change": opening.isoformat()}
-        self._seen = None
+        self._seen, self._has_looked = None, False
         return super().act(context)
 
     _tick: Tick
     _seen: Look | None = None
-    """What this tick has decided, and its look at the guardrails: one, even where the object is read again."""
+    _has_looked = False
+    """What this tick has decided and seen. It looks at the guardrails once, even where the object is read again."""
 
     # --- what a ramp asks a tick ---
 
@@ -174,8 +175,9 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
         except RolloutRefused as refusal:
             raise RolloutRefused(f"{refusal}{self._last_change(client, found)}") from None
         self._tick = due
-        if due.watched and self._seen is None:
+        if due.watched and not self._has_looked:
             self._seen = self._look(context, client, found, since)
+        self._has_looked = True
         if due.to is not None and self._seen is not None and self._seen.verdict != "pass":
             self._tick = due = replace(due, to=None, why=f"held: {self._seen.verdict}: {self._seen.reason}")
             self.log.warning("%s at %s %% is %s", self.target, due.stands, due.why)
