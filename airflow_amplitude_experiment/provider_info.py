@@ -152,7 +152,17 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": _modules(
-            "operators", "api_call", "approval", "begin", "create", "kill", "ramp", "ramp_stage", "rollback", "watch"
+            "operators",
+            "api_call",
+            "approval",
+            "begin",
+            "create",
+            "kill",
+            "ramp",
+            "ramp_stage",
+            "reconcile",
+            "rollback",
+            "watch",
         ),
         "sensors": _modules("sensors", "end_date"),
         "hooks": _modules("hooks", "analytics", "experiment"),

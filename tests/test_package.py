@@ -122,7 +122,7 @@ PUBLIC = {
     "RolloutRefused",
     "hooks": "AmplitudeExperimentHook AmplitudeAnalyticsHook",
     "operators": "AmplitudeCreateExperimentOperator AmplitudeCreateFlagOperator AmplitudeRampRolloutOperator "
-    "AmplitudeKillSwitchOperator AmplitudeApiCallOperator",
+    "AmplitudeKillSwitchOperator AmplitudeApiCallOperator AmplitudeReconcileRolloutOperator",
     "sensors": "AmplitudeEndDateSensor",
     "rollout": "RolloutPlan Stage Window staged_rollout SqlGuardrail SampleRatioGuardrail ThresholdGuardrail "
     "ChartGuardrail RolloutRefused",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .create import AmplitudeCreateFlagOperator as AmplitudeCreateFlagOperator
     from .kill import AmplitudeKillSwitchOperator as AmplitudeKillSwitchOperator
     from .ramp import AmplitudeRampRolloutOperator as AmplitudeRampRolloutOperator
+    from .reconcile import AmplitudeReconcileRolloutOperator as AmplitudeReconcileRolloutOperator
 
 _HOME = {
     "AmplitudeApiCallOperator": "api_call",
@@ -19,6 +20,7 @@ _HOME = {
     "AmplitudeCreateFlagOperator": "create",
     "AmplitudeKillSwitchOperator": "kill",
     "AmplitudeRampRolloutOperator": "ramp",
+    "AmplitudeReconcileRolloutOperator": "reconcile",
 }
 __all__ = sorted(_HOME)
 
