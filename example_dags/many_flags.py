@@ -13,11 +13,11 @@ from airflow_amplitude_experiment.rollout import Stage, staged_rollout
 
 FLAGS = ["search-suggestions", "search-spelling", "search-filters"]
 DAY = os.environ.get("ROLLOUT_DAY", "1d")  # tests have shorter days
-PLAN = [Stage(10, DAY), Stage(50, DAY), Stage(100, DAY)]
+PLAN = [Stage(20, DAY), Stage(100, DAY)]
 
 with DAG(
     dag_id="many_flags",
-    description="0 % → 10 % → 50 % → 100 % of several flags side by side",
+    description="0 % → 20 % → 100 % of several flags side by side",
     schedule=None,
     catchup=False,
     max_active_runs=1,

@@ -17,6 +17,7 @@ with DAG(
     schedule=None,
     catchup=False,
     max_active_runs=1,
+    # No dagrun_timeout: it would fail a ramp that waits for the next day's quota of requests.
     default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
     tags=["amplitude", "release desk"],
     params={

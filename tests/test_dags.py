@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,37 +61,45 @@ with DAG("twice", schedule=None, params={"key": Param("x", type="string"), "p": 
 
 SERIALIZE = """
 import importlib.util, json, sys
+from pathlib import Path
 from airflow.serialization.serialized_objects import SerializedDAG
 try:
     from airflow.serialization.serialized_objects import DagSerialization
     to_dict = DagSerialization.to_dict
 except ImportError:
     to_dict = SerializedDAG.to_dict
-texts = set()
-for number in range(5):
-    spec = importlib.util.spec_from_file_location("parsed", sys.argv[1])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    texts.add(json.dumps(to_dict(module.dag), sort_keys=True, default=str))
-assert len(texts) == 1, "five parses in one process differ"
-print("SERIALIZED", texts.pop())
+found = {}
+for path in sys.argv[1:]:
+    texts = set()
+    for number in range(5):
+        spec = importlib.util.spec_from_file_location("parsed", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        texts.add(json.dumps(to_dict(module.dag), sort_keys=True, default=str))
+    assert len(texts) == 1, f"five parses of {path} in one process differ"
+    found[Path(path).name] = texts.pop()
+print("SERIALIZED", json.dumps(found))
 """
 
 
-def serialized(path: Path, seed: int) -> str:
-    """Parse a DAG file five times in a fresh process, and return its one serialized form."""
+def serialized(*paths: Path, seed: int) -> dict[str, str]:
+    """Parse DAG files five times in a fresh process, and return the one serialized form of each, by its name."""
     environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
     result = subprocess.run(
-        [sys.executable, "-c", SERIALIZE, str(path)], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SERIALIZE, *map(str, paths)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout.split("SERIALIZED ", 1)[1].strip()
+    return dict(json.loads(result.stdout.split("SERIALIZED ", 1)[1]))
 
 
 def test_ten_parses_give_one_dag_version(tmp_path):
     path = tmp_path / "everything.py"
     path.write_text(EVERYTHING)
-    one, other = serialized(path, 1), serialized(path, 2)
+    one, other = (serialized(path, seed=seed)["everything.py"] for seed in (1, 2))
     assert one == other
     assert " object at 0x" not in one
     tasks = {each["__var"]["task_id"]: each["__var"] for each in json.loads(one)["dag"]["tasks"]}
@@ -98,12 +107,33 @@ def test_ten_parses_give_one_dag_version(tmp_path):
     assert tasks["plain"]["arguments"] == {"id": "{{ params.id }}"}
 
 
+def test_ten_parses_of_each_example_give_one_dag_version():
+    one, other = (serialized(*EXAMPLES, seed=seed) for seed in (1, 2))
+    assert one == other
+    assert set(one) == {path.name for path in EXAMPLES}
+    assert [name for name, text in one.items() if " object at 0x" in text] == []
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_short_and_says_how_it_is_scheduled(path):
     text = path.read_text()
     assert len(text.splitlines()) < 60
-    for explicit in ("schedule=", "catchup=False", "max_active_runs=", "retries"):
+    for explicit in ("schedule=", "catchup=False", "max_active_runs=", "retries", "# No dagrun_timeout: "):
         assert explicit in text, explicit
+    assert "dagrun_timeout=" not in text
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_never_asks_for_the_date_of_its_run(path):
+    """A run that a person triggers has none: ``ds``, ``ts`` and the data interval would fail there."""
+    date = r"\b(?:ds|ts|ds_\w+|ts_\w+|logical_date|data_interval_\w+)\b"
+    assert re.findall(rf"{{{{[^}}]*{date}|def \w+\([^)]*{date}|\[.{date}", path.read_text()) == []
+
+
+def test_the_query_of_the_production_rollout_is_the_documented_one():
+    page = (EXAMPLES[0].parents[1] / "docs" / "guardrails.md").read_text()
+    (documented,) = re.findall(r"^```sql snowflake variants\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert (EXAMPLES[0].parent / "sql" / "checkout_rate.sql").read_text().endswith(f"\n{documented}")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
