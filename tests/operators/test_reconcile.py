@@ -423,14 +423,15 @@ def test_closed_stages_stay_in_evidence_and_the_running_one_follows_them(amplitu
 
     seen = []
 
-    def passing(*_, stages, **__):
-        seen.append(stages)
+    def passing(*_, stages, bake_over, **__):
+        seen.append((stages, bake_over))
         return _look.Look(verdict="pass", reason="", guardrails=[], memory={"some": 1})
 
     monkeypatch.setattr(_look, "look", passing)
     for hours in (0, 1.1, 1.6):
         guarded.at(hours)
-    first, second = seen[-1]
+    assert [decides for _, decides in seen] == [True, False], "only a look before a raise decides"
+    (first, second), _ = seen[-1]
     assert (first.percentage, first.previous, second.percentage, second.previous) == (1, 0, 10, 1)
     assert (first.end, second.end) == (second.start, None)
     assert guarded.left["memory"]["guardrails"] == {"some": 1}
