@@ -165,7 +165,9 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             if not decision.changes:
                 if lost is not None:
                     return self._done(context, audit, lost)
-                return self._report(context, audit, Move(found, decision, {}, self._facts(context, found)), written=False)
+                return self._report(
+                    context, audit, Move(found, decision, {}, self._facts(context, found)), written=False
+                )
             if decision.raises:
                 self._refuse_what_was_stopped(context, client, order, found, decision, again=attempt > 1)
             move = self._prepared(context, client, found, decision)
@@ -285,6 +287,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             segment=decision.segment,
             own=own,
             ever_switched_off=decision.enables and not by_hand,
+            ever_lowered=not (by_hand or ramped),
         )
         if how:
             raise RolloutRefused(

@@ -23,6 +23,7 @@ def stopped_since(
     segment: str | None = None,
     own: Sequence[Record] = (),
     ever_switched_off: bool = False,
+    ever_lowered: bool = False,
 ) -> str | None:
     """Say how somebody lowered or disabled an object since a moment, or ``None``.
 
@@ -32,24 +33,29 @@ def stopped_since(
     :param segment: the target segment whose percentage matters, instead of that of all other users.
     :param own: the records of what this run's own tasks wrote to this object since, the oldest first.
     :param ever_switched_off: also look for a switch-off before that moment.
+    :param ever_lowered: also look for a lowering before that moment; where versions don't show the percentage, for
+        what was changed unseen while it was on.
     """
     ordered = sorted(versions, key=lambda version: version.version)
     timeline = _after_own_lowering(_since(ordered, moment), own, segment)
     stands = percentage_of(found, segment) or 0
-    highest = max(timeline, key=lambda version: percentage_of(version.flag_config, segment) or 0, default=None)
+    whole = _after_own_lowering(ordered, own, segment) if ever_lowered else timeline
+    highest = max(whole, key=lambda version: percentage_of(version.flag_config, segment) or 0, default=None)
     if highest and (stood := percentage_of(highest.flag_config, segment) or 0) > stands:
         return f"stood at {stood} % in version {highest.version}{_by(highest)} and stands at {stands} % now"
     for earlier, later in pairwise(ordered if ever_switched_off else timeline):
         if earlier.flag_config.enabled and later.flag_config.enabled is False:
             return f"was disabled in version {later.version}{_by(later)}"
-    return _changed_unseen(timeline, segment, own)
+    since = {version.version for version in timeline}
+    live = [pair for pair in pairwise(whole) if pair[0].version in since or pair[0].flag_config.enabled]
+    return _changed_unseen(live, segment, own)
 
 
-def _changed_unseen(timeline: list[Any], segment: str | None, own: Sequence[Record]) -> str | None:
+def _changed_unseen(changes: list[tuple[Any, Any]], segment: str | None, own: Sequence[Record]) -> str | None:
     """Say that an object changed more often than this run explains, where its versions don't show the percentage."""
-    if any(percentage_of(version.flag_config, segment) is not None for version in timeline):
+    if any(percentage_of(version.flag_config, segment) is not None for change in changes for version in change):
         return None
-    unseen = [later for earlier, later in pairwise(timeline) if _shown(earlier) == _shown(later)]
+    unseen = [later for earlier, later in changes if _shown(earlier) == _shown(later)]
     explained = sum(_unseen_writes(record) for record in own)
     if len(unseen) <= explained:
         return None
