@@ -393,7 +393,7 @@ def test_what_somebody_took_down_stays_down(
         if not (stopped or stop.now(rollout)):
             return
         left_at, writes = rollout.exposure, len(rollout.percentages)
-        for event in [*after, Clear(ALL, forgets=False), Clear(ALL, forgets=True)]:
+        for event in after:
             event.happen(rollout)
             assert rollout.exposure <= left_at
         rollout.airflow.finish()
@@ -438,6 +438,22 @@ def test_a_raise_follows_the_stage_before_after_its_bake_in_a_window_and_outside
             assert not each.frozen
         for earlier, later in pairwise(writes):
             assert later.moment - earlier.moment >= plan.stage(percentage_in(earlier)).watched - A_SECOND
+
+
+@given(shape=shapes, raised=st.integers(0, 3), dies=st.lists(st.none() | deaths, min_size=8, max_size=8))
+@of(15)
+def test_nothing_is_raised_while_a_freeze_is_set(amplitude_emulator, shape, raised, dies):
+    with a_rollout(amplitude_emulator, shape) as rollout:
+        while len(rollout.percentages) < raised:
+            rollout.airflow.step()
+        Freeze(True).happen(rollout)
+        for each in dies:
+            rollout.airflow.step(each)
+        assert len(rollout.percentages) == raised
+        Freeze(False).happen(rollout)
+        rollout.airflow.finish()
+        rollout.again()
+        assert rollout.percentages[: raised + 1] == list(STAGES)[: raised + 1]
 
 
 # --- (4) a breach ---
