@@ -219,6 +219,31 @@ def test_an_edit_is_noticed_by_the_next_ramp_not_by_a_watch(under_way):
         assert rollout.failed == ["to_50.ramp"]
 
 
+@pytest.mark.parametrize("on_drift", ["continue", "overwrite"])
+def test_a_percentage_between_two_stages_is_refused_whatever_on_drift_says(under_way, on_drift):
+    with under_way(on_drift=on_drift) as rollout:
+        rollout.until_asleep()
+        rollout.edit(rolloutPercentage=20)
+        rollout.finish()
+        assert (rollout.failed, rollout.written) == (["to_50.ramp"], [10])
+
+
+@pytest.mark.parametrize(
+    ("on_drift", "failed", "written"),
+    [
+        ("fail", ["to_50.ramp"], [10]),
+        ("continue", ["to_100.ramp"], [10]),
+        ("overwrite", [], [10, 50, 100]),
+    ],
+)
+def test_a_percentage_above_the_next_stage_goes_by_on_drift(under_way, on_drift, failed, written):
+    with under_way(on_drift=on_drift) as rollout:
+        rollout.until_asleep()
+        rollout.edit(rolloutPercentage=70)
+        rollout.finish()
+        assert (rollout.failed, rollout.written) == (failed, written)
+
+
 def test_after_an_edit_in_the_last_stage_the_run_still_ends_well(under_way):
     with under_way() as rollout:
         rollout.until_asleep("rollout.to_100.watch")
