@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from airflow.sdk import DAG
 
-from airflow_amplitude_experiment.operators.reconcile import AmplitudeReconcileRolloutOperator
+from airflow_amplitude_experiment.operators import AmplitudeReconcileRolloutOperator
 from airflow_amplitude_experiment.rollout import RolloutPlan, ThresholdGuardrail, Window
 
 BERLIN = "Europe/Berlin"

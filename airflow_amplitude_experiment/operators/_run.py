@@ -6,7 +6,7 @@ Airflow's XComs and task states, each read for the own map index only: a mapped 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ._base import given
@@ -14,6 +14,7 @@ from ._base import given
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+BETWEEN_LOOKS_AT_A_FREEZE = timedelta(minutes=5)
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 

@@ -166,7 +166,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
                 if lost is not None:
                     return self._done(context, audit, lost)
                 return self._report(
-                    context, audit, Move(found, decision, {}, self._facts(context, found)), written=False
+                    context, audit, Move(found, decision, {}, self._facts(context, client, found)), written=False
                 )
             if decision.raises:
                 self._refuse_what_was_stopped(context, client, order, found, decision, again=attempt > 1)
@@ -210,7 +210,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         """Complete a decision before it is sent; a stage of a rollout has more to look at here."""
         return Move(found, decision, {}, {})
 
-    def _facts(self, context: Context, found: Any) -> dict[str, Any]:
+    def _facts(self, context: Context, client: GuardedClient, found: Any) -> dict[str, Any]:
         """Return what the record of a ramp that writes nothing says besides."""
         return {}
 
@@ -271,9 +271,11 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             return
         by_hand = str(getattr(run.run_type, "value", run.run_type)) == "manual"
         cleared = bool(getattr(run, "clear_number", 0))
+        again = again or cleared or context["ti"].try_number > 1
+        if by_hand and order.expected is not None and not (again or decision.enables):
+            return
         own = self._own_writes(context, found)
         ramped = any("after" in record for record in own)
-        again = again or cleared or context["ti"].try_number > 1
         unproven = not (by_hand or ramped) or (ramped and order.expected is None)
         if not (again or decision.enables or unproven):
             return

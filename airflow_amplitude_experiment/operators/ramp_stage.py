@@ -15,7 +15,7 @@ from airflow_amplitude_experiment.api._checks import boolean, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._base import given
-from ._run import moment_of_change, newest, pulled, starting_percentage
+from ._run import BETWEEN_LOOKS_AT_A_FREEZE, moment_of_change, newest, pulled, starting_percentage
 from .ramp import ON_DRIFT, AmplitudeRampRolloutOperator, Move, Order
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.rollout.ramp import RampDecision
-
-BETWEEN_LOOKS_AT_A_FREEZE = timedelta(minutes=5)
 
 
 class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
@@ -110,13 +108,20 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
     def _prepared(self, context: Context, client: GuardedClient, found: Any, decision: RampDecision) -> Move:
         if decision.raises:
             self._wait_where_raises_must(found)
-        facts = {**self._facts(context, found), **self._compared(context, client, found)}
+        facts = {**self._decision(context, found), **self._compared(context, client, found)}
         del facts["at"]  # the record's own moment is that of the write
         analysis_from = self._analysis_from(datetime.now(UTC))
         along = {"start_date": analysis_from.replace("+00:00", "Z")} if analysis_from and self.mark_start_date else {}
         return Move(found, decision, along, {**facts, "analysis_from": analysis_from})
 
-    def _facts(self, context: Context, found: Any) -> dict[str, Any]:
+    def _facts(self, context: Context, client: GuardedClient, found: Any) -> dict[str, Any]:
+        """Say of a ramp that writes nothing what it may have found out in a try that died after its write."""
+        decision = self._decision(context, found)
+        if self.on_drift == "continue" and context["ti"].try_number > 1:
+            return {**decision, **self._compared(context, client, found)}
+        return decision
+
+    def _decision(self, context: Context, found: Any) -> dict[str, Any]:
         """Say which stage this is, since when the object stands there, and which decision the stage follows."""
         verdicts = {gate: pulled(context, gate, "verdict") or {} for gate in self.gates}
         by_hand = [

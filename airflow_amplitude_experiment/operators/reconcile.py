@@ -237,7 +237,7 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
         anew = before is None and decision.before != self._base()
         if anew:
             self.log.warning("What %s began with is not on record any more; it is taken as it is now.", self.target)
-        facts = {**self._facts(context, found), "stage": decision.after, "fingerprint": present}
+        facts = {**self._facts(context, client, found), "stage": decision.after, "fingerprint": present}
         following = [each for each in self._ahead().percentages if each > decision.after]
         facts |= {"complete": not following, "next_change": None, "fingerprint_taken_anew": anew}
         if following:
@@ -271,7 +271,7 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
             self.log.info("%s: %s", self.target, note)
         return around.variants
 
-    def _facts(self, context: Context, found: Any) -> dict[str, Any]:
+    def _facts(self, context: Context, client: GuardedClient, found: Any) -> dict[str, Any]:
         due, seen = self._tick, self._seen
         return {
             "stage": due.stands,

@@ -131,19 +131,20 @@ class AmplitudeRollbackOperator(TargetMixin, AmplitudeOperator):
     def _breach(self, context: Context) -> dict[str, Any]:
         """Return the breach that a watch left.
 
-        :raises AirflowSkipException: there is none, or a person has marked its watch successful since.
+        :raises AirflowSkipException: there is none, or it counts no more: a person has marked its watch successful
+            since, or it is of an earlier time: a cleared watch keeps what it left until it starts again.
         """
         void = []
         for watch in reversed(self.watches):
             verdict = pulled(context, watch, "verdict")
             if not isinstance(verdict, Mapping) or verdict.get("verdict") != "breach":
                 continue
-            if state_of(context, watch) == "success":
-                void.append(watch)
+            if (state := state_of(context, watch)) in ("success", "upstream_failed", "skipped"):
+                void.append(f"that of {watch}, which is {state} now")
                 continue
             self.log.error("%s saw a breach at %s %%: %s", watch, verdict["stage"], verdict["reason"])
             return dict(verdict)
-        why = f"The breach of {', '.join(void)} was marked successful by hand" if void else "No guardrail saw a breach"
+        why = f"No breach counts ({', '.join(void)})" if void else "No guardrail saw a breach"
         raise AirflowSkipException(f"{why}, so nothing is rolled back.")
 
     def _words(self, breach: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
@@ -16,7 +16,17 @@ from airflow_amplitude_experiment.rollout.durations import in_words
 from airflow_amplitude_experiment.rollout.hours import Hours
 
 from ._base import AmplitudeOperator, TargetMixin, given
-from ._run import FINISHED, is_off, moment_of_change, newest, now, pulled, starting_percentage, state_of
+from ._run import (
+    BETWEEN_LOOKS_AT_A_FREEZE,
+    FINISHED,
+    is_off,
+    moment_of_change,
+    newest,
+    now,
+    pulled,
+    starting_percentage,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -25,6 +35,13 @@ if TYPE_CHECKING:
 
 A_YEAR = timedelta(days=365)
 NAMED = ("key", "id", "project_id")
+
+
+class Held(NamedTuple):
+    """Why a raise may not be made yet, and when to ask again."""
+
+    why: str
+    until: datetime
 
 
 class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
@@ -44,6 +61,8 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
     :param ramps: task ids of the ramps up to this stage's own, in order.
     :param watches: task ids of the watches before this one, in order.
     :param approve: task id of the approval beside which it watches, if any.
+    :param before_a_raise: a ramp follows directly. Where the plan's windows or the Airflow Variable
+        ``amplitude_experiment_freeze`` hold that back, the watch goes on until it may go up, and looks once more then.
     :param guardrails: those of this stage and of the whole rollout, as ``described`` gives them.
     :param counted: all guardrails of the rollout, which share ``alpha``.
     :param callables: the Python callables among the guardrails, by name.
@@ -79,6 +98,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         ramps: Sequence[str],
         watches: Sequence[str] = (),
         approve: str | None = None,
+        before_a_raise: bool = False,
         guardrails: Sequence[Mapping[str, Any]] = (),
         counted: Sequence[Mapping[str, Any]] = (),
         callables: Mapping[str, Callable[..., Any]] | None = None,
@@ -110,6 +130,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         self.ramps = list(ramps)
         self.watches = list(watches)
         self.approve = approve
+        self.before_a_raise = before_a_raise
         self.guardrails = list(guardrails)
         self.counted = list(counted)
         self.callables = dict(callables or {})
@@ -127,20 +148,39 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
                 nothing = {"verdict": "pass", "reason": passed_by, "count": 0, "guardrails": []}
                 return self._leave(context, nothing, moment)
             looks = self._begun(context, since)
-        just_answered = False
+        due = False
         if self.approve and not looks["answered_at"] and (state := state_of(context, self.approve)) in FINISHED:
             if state != "success":
                 return self._leave(context, {**looks, "reason": f"the approval ended as {state}"}, moment)
-            looks["answered_at"], just_answered = moment.isoformat(), True
+            looks["answered_at"], due = moment.isoformat(), True
         hours = self._hours(looks)
-        if just_answered or hours.is_due(datetime.fromisoformat(looks["looked_at"]), moment):
+        held = self._raise_is_held(context, moment) if hours.is_over(moment) else None
+        due = due or bool(looks["raise_held"] and not held)
+        if due or hours.is_due(datetime.fromisoformat(looks["looked_at"]), moment):
             looks = self._look(context, looks, hours, moment)
-        context["ti"].xcom_push(key="looks", value=looks)
-        if looks["verdict"] == "breach" or (hours.is_over(moment) and looks["verdict"] != "pass"):
-            self._fail_or_hold(context, looks, hours, moment)
-        elif hours.is_over(moment):
+        return self._decide(context, looks, hours, held, moment)
+
+    def _decide(
+        self, context: Context, looks: dict[str, Any], hours: Hours, held: Held | None, moment: datetime
+    ) -> dict[str, Any]:
+        """End the task, or wait for the next look."""
+        passed = looks["verdict"] == "pass"
+        if passed and hours.is_over(moment) and not held:
             return self._leave(context, looks, moment)
-        self._wait(context, looks, hours, moment)
+        looks = {
+            **looks,
+            "held_since": None if passed or not hours.is_over(moment) else looks["held_since"] or moment.isoformat(),
+        }
+        if held and held.why != looks["raise_held"]:
+            self.log.info(
+                "%s at %s %%: watched on, because the next raise waits: %s", self.target, self._stands, held.why
+            )
+        looks["raise_held"] = held.why if held else None
+        context["ti"].xcom_push(key="looks", value=looks)
+        hours = self._hours(looks)
+        if looks["verdict"] == "breach" or (hours.is_over(moment) and not passed):
+            self._fail_or_hold(context, looks, hours, moment)
+        self._wait(context, looks, min([hours.following(moment), *([held.until] if held else [])]))
         raise AssertionError  # deferring left this function
 
     def execute_complete(self, context: Context, event: Any = None) -> Any:
@@ -154,7 +194,10 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         record = pulled(context, self.ramps[-1])
         if isinstance(record, Mapping):
             if record.get("below_start"):
-                return moment, f"stage {self.percentage} % is below start_at; nothing to watch"
+                start = self._stands
+                asked_for_more = self.approve and self._next > start
+                below = f"stage {self.percentage} % is below start_at={start}; nothing to watch"
+                return moment, None if asked_for_more else below
             return datetime.fromisoformat(record["at"]), self._later(record["after"])
         from airflow_amplitude_experiment.rollout.history import percentage_of
 
@@ -170,6 +213,16 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         )
         return since, self._later(stands)
 
+    @property
+    def _next(self) -> int:
+        """The percentage of the next stage; 0 after the last."""
+        return next((each["percentage"] for each in self.plan["stages"] if each["percentage"] > self.percentage), 0)
+
+    @property
+    def _stands(self) -> int:
+        """The percentage that is watched: the stage's, or ``start_at`` between two stages while a person is asked."""
+        return max(self.percentage, starting_percentage(self.start_at) or 0)
+
     def _later(self, stands: Any) -> str | None:
         later = [each["percentage"] for each in self.plan["stages"] if each["percentage"] > self.percentage]
         return f"{self.target} stands at {stands} %, a later stage, which is watched there" if stands in later else None
@@ -181,6 +234,8 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
             "since": since.isoformat(),
             "looked_at": (before or {}).get("at") or since.isoformat(),
             "answered_at": None,
+            "held_since": None,
+            "raise_held": None,
             "count": 0,
             "verdict": "pass" if self.approve else "inconclusive",
             "reason": "not looked at yet",
@@ -191,7 +246,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         names = ", ".join(each["name"] for each in self.guardrails) or "none"
         until = f"until {hours.until:%Y-%m-%d %H:%MZ}" if hours.until else f"until {self.approve} is answered"
         often = f", every {in_words(hours.every)}" if self.guardrails else ""
-        self.log.info("%s at %s %%: watched %s%s. Guardrails: %s", self.target, self.percentage, until, often, names)
+        self.log.info("%s at %s %%: watched %s%s. Guardrails: %s", self.target, self._stands, until, often, names)
         return looks
 
     def _remembered(self, context: Context) -> dict[str, Any]:
@@ -210,12 +265,27 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         until: datetime | None = since + timedelta(seconds=bake)
         if self.approve:
             until = datetime.fromisoformat(looks["answered_at"]) if looks["answered_at"] else None
+        held_since = datetime.fromisoformat(looks["held_since"]) if looks["held_since"] else None
         return Hours(
             since,
             until,
-            until + timedelta(seconds=self.hold_for) if until else None,
+            held_since + timedelta(seconds=self.hold_for) if held_since else None,
             timedelta(seconds=self.check_every) if self.guardrails else A_YEAR,
         )
+
+    def _raise_is_held(self, context: Context, moment: datetime) -> Held | None:
+        """Say why the next ramp may not go up now, where its guards had better stay awake until it may."""
+        if not (self.before_a_raise and self.guardrails):
+            return None
+        from airflow_amplitude_experiment.hooks.freeze import VARIABLE, Freeze
+        from airflow_amplitude_experiment.rollout.plan import RolloutPlan
+
+        opening = RolloutPlan.from_dict(self.plan).next_opening(moment)
+        if opening > moment:
+            return Held(f"the plan's windows open next at {opening:%Y-%m-%d %H:%MZ}", opening)
+        if Freeze.now().may_name(newest(context, [self.begin, *self.ramps], "key")):
+            return Held(f"the Airflow Variable {VARIABLE} names it", moment + BETWEEN_LOOKS_AT_A_FREEZE)
+        return None
 
     # --- looking ---
 
@@ -284,7 +354,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         own = pulled(context, self.ramps[-1])
         if isinstance(own, Mapping) and own.get("evidence_anew"):
             runs.clear()
-        runs.append((self.percentage, self._stage_before(self.percentage), since))
+        runs.append((self._stands, self._stage_before(self._stands), since))
         ends = [start for _, _, start in runs[1:]] + [None]
         return [
             StageRun(percentage=percentage, previous=previous, start=start, end=end)
@@ -305,7 +375,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
 
         :raises AirflowFailException: the task is over.
         """
-        stage = f"{self.target} at {self.percentage} %"
+        stage = f"{self.target} at {self._stands} %"
         if looks["verdict"] == "breach":
             self._push_verdict(context, looks, moment)
             raise AirflowFailException(f"Guardrail breach, {stage}: {looks['reason']}. {self._what_follows()}")
@@ -313,7 +383,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
             self._push_verdict(context, looks, moment)
             raise AirflowFailException(
                 f"{stage} was held for {in_words(timedelta(seconds=self.hold_for))} after its bake and is still "
-                f"{looks['verdict']}: {looks['reason']}. Nothing was written; it stays at {self.percentage} %. "
+                f"{looks['verdict']}: {looks['reason']}. Nothing was written; it stays at {self._stands} %. "
                 "To go on anyway, mark this task as success; to look again, clear it."
             )
         self.log.warning(
@@ -325,15 +395,17 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         )
 
     def _what_follows(self) -> str:
+        void = f" The question in {self.approve} is void: answer Reject, which ends this run." if self.approve else ""
         if self.on_breach == "hold":
-            return f"on_breach='hold': nothing is written, it stays at {self.percentage} %."
+            return f"on_breach='hold': nothing is written, it stays at {self._stands} %.{void}"
         off = self.on_breach == "off" or is_off(self.rollback_to)
-        return f"Task rollback takes it {'off' if off else f'to {starting_percentage(self.rollback_to) or 0} %'} now."
+        back = "off" if off else f"to {starting_percentage(self.rollback_to) or 0} %"
+        return f"Task rollback takes it {back} now.{void}"
 
     def _leave(self, context: Context, looks: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
         """End well, with the verdict."""
         verdict = self._push_verdict(context, looks, moment)
-        self.log.info("%s at %s %%: %s: %s", self.target, self.percentage, verdict["verdict"], verdict["reason"])
+        self.log.info("%s at %s %%: %s: %s", self.target, self._stands, verdict["verdict"], verdict["reason"])
         return verdict
 
     def _push_verdict(self, context: Context, looks: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
@@ -342,7 +414,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
             "verdict": looks["verdict"],
             "reason": looks["reason"],
             "at": moment.isoformat(timespec="seconds"),
-            "stage": self.percentage,
+            "stage": self._stands,
             "looks": looks["count"],
             "guardrails": looks["guardrails"],
             "kind": self.kind,
@@ -352,9 +424,8 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         context["ti"].xcom_push(key="verdict", value=verdict)
         return verdict
 
-    def _wait(self, context: Context, looks: Mapping[str, Any], hours: Hours, moment: datetime) -> None:
+    def _wait(self, context: Context, looks: Mapping[str, Any], following: datetime) -> None:
         """Defer until the next look, or until a person has answered."""
-        following = hours.following(moment)
         if self.approve and not looks["answered_at"]:
             from airflow_amplitude_experiment.triggers.approval import AmplitudeApprovalTrigger
 

@@ -33,15 +33,22 @@ PATIENT: Mapping[str, Any] = {
 }
 """How the group's tasks are tried again, unless the DAG says otherwise: Airflow's own default is not at all."""
 
+IN_ORDER = "all_success"
+"""A DAG whose tasks run whatever became of those before would raise after a breach, a refusal or a Reject."""
+
 URGENT: Mapping[str, Any] = {
     "retries": 60,
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": False,
     "max_retry_delay": None,
     "execution_timeout": None,
+    "end_date": None,
     "depends_on_past": False,
     "wait_for_downstream": False,
     "pool": "default_pool",
+    "pool_slots": 1,
+    "max_active_tis_per_dag": None,
+    "max_active_tis_per_dagrun": None,
     "priority_weight": 10_000,
     "weight_rule": "absolute",
 }
@@ -195,6 +202,7 @@ class _Rollout:
 
         return AmplitudeBeginRolloutOperator(
             task_id="begin",
+            trigger_rule=IN_ORDER,
             plan=self.plan.as_dict(),
             enable=self.enable,
             guardrails=described(self.guardrails),
@@ -216,6 +224,7 @@ class _Rollout:
 
         ramp = AmplitudeRampStageOperator(
             task_id="ramp",
+            trigger_rule=IN_ORDER,
             plan=self.plan.as_dict(),
             percentage=stage.percentage,
             enable=self.enable,
@@ -232,13 +241,14 @@ class _Rollout:
         tasks.follow(ramp)
         tasks.ramps.append(ramp)
         tasks.gates, tasks.approve = [], None
+        following = next(iter(self.plan.stages[number + 1 :]), None)
+        asks = following is not None and (stage.approval or self._asks_before(following))
         if stage.watched:
-            self._watch(tasks, stage)
-        following = self.plan.stages[number + 1 : number + 2]
-        if following and (stage.approval or self._asks_before(following[0])):
-            self._ask(tasks, stage, following[0])
+            self._watch(tasks, stage, before_a_raise=following is not None and not asks)
+        if following is not None and asks:
+            self._ask(tasks, stage, following)
 
-    def _watch(self, tasks: _Tasks, stage: Stage, *, approve: Any = None) -> None:
+    def _watch(self, tasks: _Tasks, stage: Stage, *, before_a_raise: bool, approve: Any = None) -> None:
         from airflow_amplitude_experiment.operators.watch import AmplitudeWatchStageOperator
 
         own = (*self.guardrails, *stage.guardrails)
@@ -246,6 +256,7 @@ class _Rollout:
         hold_for = self.hold_for or max(stage.watched, SHORTEST_HOLD)
         watch = AmplitudeWatchStageOperator(
             task_id="watch_approval" if approve else "watch",
+            trigger_rule=IN_ORDER,
             plan=self.plan.as_dict(),
             percentage=stage.percentage,
             on_breach=self.on_breach,
@@ -253,6 +264,7 @@ class _Rollout:
             ramps=[each.task_id for each in tasks.ramps],
             watches=[each.task_id for each in tasks.watches],
             approve=approve.task_id if approve else None,
+            before_a_raise=before_a_raise,
             guardrails=described(own),
             counted=self._counted,
             callables=callables(own),
@@ -273,6 +285,7 @@ class _Rollout:
 
         asked = AmplitudeApproveRaiseOperator(
             task_id="approve",
+            trigger_rule=IN_ORDER,
             stage=stage.percentage if stage else None,
             percentage=following.percentage,
             subject=f"Raise to {following.percentage} %?",
@@ -289,7 +302,7 @@ class _Rollout:
         tasks.follow(asked)
         tasks.approve = asked
         if stage is not None:
-            self._watch(tasks, stage, approve=asked)
+            self._watch(tasks, stage, before_a_raise=True, approve=asked)
             before >> tasks.watches[-1]
             tasks.last = [asked, tasks.watches[-1]]
 

@@ -194,6 +194,15 @@ def test_the_newest_fingerprint_counts_so_that_a_change_is_told_once(amplitude, 
     assert record["evidence_anew"] is None
 
 
+def test_a_change_that_was_taken_on_is_still_on_record_after_the_worker_died(amplitude, begun):
+    amplitude.change(KEY, rolloutWeights={"on": 3}, rolloutPercentage=10)  # the write was made, its record was not
+    context = the_run_so_far(begun)
+    context["ti"].try_number = 2
+    record = run(10, context=context, on_drift="continue")
+    assert record["written"] is False
+    assert record["evidence_anew"].startswith("rolloutWeights")
+
+
 def test_a_fingerprint_that_is_gone_is_taken_anew_and_the_record_says_so(amplitude, begun, caplog):
     record = run(10)
     assert record["fingerprint_taken_anew"] is True

@@ -193,9 +193,11 @@ def test_a_breach_of_another_map_index_is_none_of_its_own(amplitude):
     assert not sent(amplitude)
 
 
-def test_a_breach_that_was_marked_successful_by_hand_counts_no_more(amplitude):
-    context = a_run(a_breach(amplitude), states={WATCHES[-1]: "success"})
-    with pytest.raises(AirflowSkipException, match=r"to_50\.watch was marked successful by hand"):
+@pytest.mark.parametrize("state", ["success", "upstream_failed", "skipped"])
+def test_a_breach_counts_no_more_that_was_overruled_or_is_left_from_before_a_clear(amplitude, state):
+    """Marked successful by hand; or the run was cleared and refused above it, which deletes no result further down."""
+    context = a_run(a_breach(amplitude), states={WATCHES[-1]: state})
+    with pytest.raises(AirflowSkipException, match=f"No breach counts .that of {WATCHES[-1]}, which is {state} now"):
         rollback(amplitude, context=context)
     assert not sent(amplitude)
 

@@ -59,7 +59,7 @@ class Watching:
         self.operator = AmplitudeWatchStageOperator(
             task_id="watch",
             flag_key="new-checkout",
-            plan=PLAN.as_dict(),
+            plan=options.pop("plan", PLAN).as_dict(),
             percentage=percentage,
             begin="rollout.begin",
             ramps=["rollout.to_1.ramp", RAMP],
@@ -240,6 +240,68 @@ def test_a_query_that_fails_is_no_verdict_of_the_metric(clock):
     assert watching.instance.xcoms["looks"]["verdict"] == "inconclusive"
 
 
+def test_a_watch_that_comes_late_holds_as_long_as_any_other(clock):
+    """After two days without a scheduler it had not looked once."""
+    clock.hours = 100
+    watching = Watching(clock, "inconclusive", "inconclusive", "pass")
+    assert watching.until_it_ends()["verdict"] == "pass"
+    assert watching.asked_at == [100, 101, 102]
+
+
+def test_a_hold_begins_anew_after_a_pass(clock, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_VAR_AMPLITUDE_EXPERIMENT_FREEZE", '["*"]')
+    verdicts = ["pass", "pass", "pass", "inconclusive", "pass", "inconclusive", "inconclusive", "inconclusive"]
+    watching = Watching(clock, *verdicts, before_a_raise=True, hold_for=7200.0)
+    with pytest.raises(AirflowFailException, match="held for 2h"):
+        watching.until_it_ends()
+    assert watching.asked_at == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+# --- while the next raise is held back ---
+
+
+def windowed(opens_after):
+    """The plan, frozen until so many hours after the stage was reached."""
+    return RolloutPlan.parse("1% 2h, 10% 4h, 100%", freezes=[(SINCE, SINCE + timedelta(hours=opens_after))])
+
+
+def test_while_windows_hold_the_next_raise_back_it_goes_on_looking(clock, caplog):
+    watching = Watching(clock, "pass", before_a_raise=True, plan=windowed(6.5))
+    assert watching.until_it_ends()["verdict"] == "pass"
+    assert watching.asked_at == [1, 2, 3, 4, 5, 6, 6.5]
+    assert caplog.text.count("watched on, because the next raise waits: the plan's windows open next at") == 1
+
+
+def test_a_breach_while_the_next_raise_is_held_back_ends_it(clock):
+    watching = Watching(clock, "pass", "pass", "pass", "pass", "pass", "breach", before_a_raise=True, plan=windowed(72))
+    with pytest.raises(AirflowFailException, match="breach"):
+        watching.until_it_ends()
+    assert watching.asked_at[-1] == 6
+
+
+def test_while_the_freeze_names_it_it_goes_on_looking_and_asks_every_five_minutes(clock, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_VAR_AMPLITUDE_EXPERIMENT_FREEZE", '["new-*"]')
+    clock.hours = 4
+    watching = Watching(clock, "pass", before_a_raise=True)
+    for _ in range(13):
+        clock.hours = (watching.step().moment - SINCE).total_seconds() / 3600
+    assert watching.asked_at == [4, pytest.approx(5)]
+    monkeypatch.setenv("AIRFLOW_VAR_AMPLITUDE_EXPERIMENT_FREEZE", "[]")
+    assert watching.step()["verdict"] == "pass"
+    assert watching.asked_at[-1] == clock.hours, "it looks once more before the raise"
+
+
+@pytest.mark.parametrize("options", [{"before_a_raise": False}, {"before_a_raise": True, "plan": PLAN}])
+def test_nothing_holds_a_stage_that_no_raise_follows_or_that_may_go_up(clock, options):
+    options = {"plan": windowed(72), **options}
+    assert Watching(clock, "pass", **options).until_it_ends()["looks"] == 4
+
+
+def test_without_guardrails_there_is_nothing_to_go_on_looking_at(clock):
+    clock.hours = 4
+    assert Watching(clock, before_a_raise=True, plan=windowed(72)).step()["verdict"] == "pass"
+
+
 # --- after the stage was passed, cleared or lost ---
 
 
@@ -395,6 +457,40 @@ def test_an_approval_that_ended_otherwise_ends_the_watch_quietly(clock, state):
     watching.instance.states[APPROVE] = state
     assert watching.step()["reason"] == f"the approval ended as {state}"
     assert watching.asked_at == []
+
+
+def test_between_two_stages_a_person_is_asked_and_the_start_is_watched_meanwhile(clock, monkeypatch):
+    """A run with start_at=20 is asked before its first raise, to 100 %."""
+    below = {RAMP: {"stage": 10, "below_start": True}, "rollout.to_1.ramp": {"stage": 1, "below_start": True}}
+    watching = Watching(clock, "breach", approve=APPROVE, records=below, start_at=20, before_a_raise=True)
+    watching.instance.states[APPROVE] = "deferred"
+    assert isinstance(watching.step(), AmplitudeApprovalTrigger)
+    clock.hours = 1
+    with pytest.raises(AirflowFailException, match="at 20 %"):
+        watching.step()
+    assert watching.verdict["stage"] == 20
+
+
+def test_where_the_run_begins_at_the_next_stage_nothing_is_watched_beside_the_question(clock):
+    below = {RAMP: {"stage": 10, "below_start": True}}
+    watching = Watching(clock, "breach", approve=APPROVE, records=below, start_at=100)
+    assert watching.step()["looks"] == 0
+
+
+def test_a_breach_beside_an_open_question_says_that_the_question_is_void(clock):
+    watching = beside(clock, "breach")
+    watching.step()
+    clock.hours = 5
+    with pytest.raises(AirflowFailException, match=r"question in rollout\.to_10\.approve is void: answer Reject"):
+        watching.step()
+
+
+def test_an_answer_outside_the_windows_is_watched_until_they_open(clock):
+    watching = beside(clock, "pass", before_a_raise=True, plan=windowed(8.5))
+    watching.instance.states[APPROVE] = "success"
+    assert isinstance(watching.step(), DateTimeTrigger)
+    assert watching.until_it_ends()["verdict"] == "pass"
+    assert watching.asked_at == [4, 5, 6, 7, 8, 8.5]
 
 
 def test_without_guardrails_it_waits_for_the_answer_only(clock):

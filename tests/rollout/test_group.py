@@ -151,6 +151,10 @@ def test_no_default_of_a_dag_stands_in_the_way_of_a_rollback():
         "depends_on_past": True,
         "execution_timeout": timedelta(seconds=1),
         "priority_weight": 1,
+        "pool_slots": 200,
+        "max_active_tis_per_dag": 1,
+        "max_active_tis_per_dagrun": 1,
+        "trigger_rule": "all_success",
     }
     rollback = a_dag(default_args=slow).get_task("rollout.rollback")
     assert rollback.pool == "default_pool"
@@ -159,6 +163,31 @@ def test_no_default_of_a_dag_stands_in_the_way_of_a_rollback():
     assert rollback.retries >= 30
     assert rollback.retry_delay <= timedelta(seconds=30)
     assert rollback.priority_weight > 100
+    assert rollback.pool_slots == 1
+    assert rollback.max_active_tis_per_dag is None
+    assert rollback.max_active_tis_per_dagrun is None
+    assert rollback.trigger_rule == "all_done_setup_success"
+
+
+@pytest.mark.parametrize("rule", ["all_done", "always", "none_failed"])
+def test_no_default_of_a_dag_lets_a_stage_follow_what_failed(rule):
+    dag = a_dag(default_args={"trigger_rule": rule}, approve_above=25)
+    rules = {task.task_id: task.trigger_rule for task in dag.tasks if task.task_id != "rollout.rollback"}
+    assert set(rules.values()) == {"all_success"}
+
+
+def test_the_watch_that_a_ramp_follows_knows_it():
+    """It goes on watching while a window or the freeze holds that ramp back."""
+    dag = a_dag(approve_above=25)
+    before = {task.task_id: task.before_a_raise for task in dag.tasks if "watch" in task.task_id}
+    assert before == {
+        "rollout.to_1.watch": True,
+        "rollout.to_10.watch": False,
+        "rollout.to_10.watch_approval": True,
+        "rollout.to_50.watch": False,
+        "rollout.to_50.watch_approval": True,
+        "rollout.to_100.watch": False,
+    }
 
 
 @pytest.mark.parametrize(
