@@ -51,7 +51,8 @@ with DAG(
         return rows
 
     what, shared = asked(), {"max_objects": 50, "reason": "{{ params.reason }}"}
-    listed = AmplitudeKillSwitchOperator.partial(task_id="list", dry_run=True, **shared).expand_kwargs(what)
+    hasty = {"retries": 0, "execution_timeout": timedelta(seconds=30)}  # the switch waits for no list
+    listed = AmplitudeKillSwitchOperator.partial(task_id="list", dry_run=True, **hasty, **shared).expand_kwargs(what)
     switch = AmplitudeKillSwitchOperator.partial(
         task_id="switch_off", dry_run="{{ params.only_list }}", trigger_rule="all_done", **shared
     ).expand_kwargs(what)
