@@ -28,7 +28,7 @@ def install_warehouse(folder: Path) -> None:
 
 
 def fill_warehouse(path: Path, rates: Mapping[str, Mapping[str, float]], *, seconds: int) -> None:
-    """Write the exposures and orders of some seconds to come; a query sees what has happened when it is asked.
+    """Write the exposures, orders and requests of some seconds to come; a query sees what has happened by then.
 
     :param rates: of each experiment's arms, the share of units that order.
     """
@@ -52,11 +52,14 @@ def fill_warehouse(path: Path, rates: Mapping[str, Mapping[str, float]], *, seco
         connection.executescript(
             "CREATE TABLE exposures (user_id, flag_key, variant, exposed_at);"
             "CREATE TABLE orders (user_id, ordered_at);"
+            "CREATE TABLE requests (ts, is_error);"
             "CREATE VIEW loads AS SELECT column1 AS source, strftime('%Y-%m-%dT%H:%M:%S+00:00', 'now') AS"
             " complete_until FROM (VALUES ('exposures'), ('orders'));"
         )
         connection.executemany("INSERT INTO exposures VALUES (?, ?, ?, ?)", [each[:4] for each in units])
         connection.executemany("INSERT INTO orders VALUES (?, ?)", [(each[0], each[3]) for each in units if each[4]])
+        moments = [((start + second * A_SECOND).isoformat(), 0) for second in range(seconds)]
+        connection.executemany("INSERT INTO requests VALUES (?, ?)", moments)
         connection.executescript(
             "CREATE INDEX by_time ON exposures (flag_key, exposed_at); CREATE INDEX by_user ON orders (user_id);"
         )

@@ -6,9 +6,11 @@ own SDK fetches what it would serve, and the tests look who that is.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from math import sqrt
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.e2e.surroundings import fill_warehouse
 pytestmark = pytest.mark.e2e
 
 USERS = 1_000
+SECONDS_BETWEEN_TICKS = timedelta(seconds=8)
 
 SEARCH = ["search-suggestions", "search-spelling", "search-filters"]
 ORDERS = {
@@ -33,6 +36,7 @@ STAGES = {
     "checkout-redesign": [1, 5, 25, 50, 100],
     "checkout-broken": [1, 0],
     **{key: [20, 100] for key in SEARCH},
+    "new-search": [10, 100],
 }
 
 
@@ -59,6 +63,7 @@ class Watched:
     stages: dict[str, list[Served]] = field(default_factory=lambda: {key: [] for key in STAGES})
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    ticks: list[str] = field(default_factory=list)
     was_asked: bool = False
     answered: bool = False
 
@@ -89,7 +94,8 @@ class Watched:
     def follow(self, then: Mapping[str, Callable[[], None]]) -> None:
         """Look on until all runs have ended, approve what a person is asked, and do what follows after each run."""
         end, following = time.monotonic() + 400, dict(then)
-        while waiting := [name for name in self.runs if self.state(name) not in ("success", "failed")]:
+        self.look()
+        while any([waiting := self.waiting(), not self.has_ticked_to_the_end()]):
             assert time.monotonic() < end, {name: self.tasks(name) for name in waiting}
             for name in [name for name in following if name not in waiting]:
                 following.pop(name)()
@@ -99,6 +105,20 @@ class Watched:
             if "production_rollout" in waiting:
                 self._approve()
         self.look()
+
+    def waiting(self) -> list[str]:
+        return [name for name in self.runs if self.state(name) not in ("success", "failed")]
+
+    def has_ticked_to_the_end(self) -> bool:
+        """Tick again, some seconds after the last tick has ended well, until the plan is complete."""
+        runs = self.place.airflow.get("/dags/reconcile_soon/dagRuns", order_by="run_after")["dag_runs"]
+        self.ticks = [each["dag_run_id"] for each in runs]
+        if any(each["state"] == "failed" for each in runs) or self.objects["new-search"]["rolloutPercentage"] == 100:
+            return all(each["state"] in ("failed", "success") for each in runs)
+        quiet = datetime.now(UTC) - SECONDS_BETWEEN_TICKS
+        if runs and all(each["end_date"] and datetime.fromisoformat(each["end_date"]) < quiet for each in runs):
+            self.place.airflow.trigger("reconcile_soon")
+        return False
 
     def _approve(self) -> None:
         """Answer as a person would: not in the very moment in which the question is asked."""
@@ -134,6 +154,22 @@ class Watched:
         return [each["body"]["rolloutPercentage"] for each in own if "rolloutPercentage" in (each["body"] or {})]
 
 
+def begin_to_tick(place: Any) -> None:
+    """Run a copy of the reconcile example whose plan begins now, is short, and has no office hours."""
+    text = (place.dags / "reconcile_rollout.py").read_text()
+    for old, new in [
+        ('"reconcile_rollout"', '"reconcile_soon"'),
+        (r"START = .*", f'START = datetime.fromisoformat("{datetime.now(UTC).isoformat()}")'),
+        (r"start_date=START", "start_date=START - timedelta(hours=2)"),  # so that the cron has been due
+        (r'"1% 2h.*"', '"10% 25s, 100% 25s"'),
+        (r"windows=.*", ""),
+        (r"above=0.02,", 'above=0.02, settle="1s",'),
+    ]:
+        text, times = re.subn(old, new, text)
+        assert times == 1, old
+    place.add_dag("reconcile_soon", text)
+
+
 @pytest.fixture(scope="module")
 def watched(_place: Any) -> Watched:
     """Run the examples all at once, and follow them to their ends."""
@@ -142,14 +178,15 @@ def watched(_place: Any) -> Watched:
     _place.slack.messages.clear()
     for key in ORDERS:
         amplitude.add_experiment(key, enabled=True, rolloutPercentage=0, deployments=["31"])
-    for key in [*SEARCH, "legacy-banner", "legacy-footer", "legacy-popup", "billing"]:
-        amplitude.add_flag(key, enabled=True, rolloutPercentage=0 if key in SEARCH else 100)
+    for key in [*SEARCH, "new-search", "legacy-banner", "legacy-footer", "legacy-popup", "billing"]:
+        amplitude.add_flag(key, enabled=True, rolloutPercentage=0 if "search" in key else 100)
     amplitude.fault("status", method="PATCH", path=f"*/{amplitude.flag('legacy-footer')['id']}", status=403, times=None)
     fill_warehouse(_place.warehouse, ORDERS, seconds=420)
     text = (_place.dags / "production_rollout.py").read_text()
     broken = text.replace('"production_rollout"', '"broken_rollout"').replace("checkout-redesign", "checkout-broken")
     (_place.dags / "broken_rollout.py").write_text(broken)
     amplitude.clear_requests()
+    begin_to_tick(_place)
     watched = Watched(_place)
     watched.start("production_rollout")
     watched.start("staged_rollout", {"deployments": ["31"]})
@@ -226,6 +263,17 @@ def test_a_breach_takes_a_production_rollout_back_and_tells_slack_once(watched):
     assert message["channel"] == "#checkout-releases"
     assert "*broken_rollout* stopped at `rollout.to_1.watch`: Guardrail breach" in message["text"]
     assert "checkout rate" in message["text"]
+
+
+# --- reconcile_rollout ---
+
+
+def test_a_reconcile_rollout_goes_one_stage_a_tick_and_no_sooner_than_its_bake_is_over(watched):
+    records = [watched.place.airflow.xcom("reconcile_soon", run_id, "tick") for run_id in watched.ticks]
+    assert [each["after"] for each in records if each["written"]] == [10, 100]
+    assert watched.asked("new-search") == [10, 100]
+    assert len(records) > 2, "a tick between the two had come too early"
+    assert watched.ticks[0].startswith("scheduled__")
 
 
 # --- many_flags ---
