@@ -12,13 +12,12 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_amplitude_experiment.api.errors import AmplitudeRateLimited
-from airflow_amplitude_experiment.rollout._stated import placeholders
 from airflow_amplitude_experiment.rollout.answers import Answer, NoData, answered, refuse_fallen, single
 from airflow_amplitude_experiment.rollout.guardrails import (
     CALLABLE,
@@ -44,8 +43,7 @@ from airflow_amplitude_experiment.rollout.verdicts import (
     unanswered,
 )
 
-MOST_ROWS = 1_000
-"""A query answers with one row per arm; more than this is not fetched."""
+from ._queries import Queries
 
 ERRORS_TOLERATED_OF_A_CALLABLE = 4
 
@@ -157,7 +155,7 @@ class _Asking:
     log: logging.Logger
     given: Circumstances
     memory: dict[str, Any]
-    hooks: dict[str, Any] = field(default_factory=dict)
+    queries: Queries = field(default_factory=Queries)
 
     def record(self, guardrail: Mapping[str, Any]) -> Record:
         """Return the record of one guardrail, and remember what must last."""
@@ -285,24 +283,7 @@ class _Asking:
     def _run(
         self, guardrail: SqlGuardrail | SampleRatioGuardrail | ThresholdGuardrail, values: Mapping[str, Any]
     ) -> tuple[list[str], list[Sequence[Any]]]:
-        """Run a query with its parameters bound by the driver; return the names of its columns, and its rows."""
-        hook = self._hook(guardrail.conn_id)
-        sql, bound = _bound(guardrail.sql, values, hook.placeholder)
-        rows = hook.run(sql, parameters=bound, handler=lambda cursor: cursor.fetchmany(MOST_ROWS + 1))
-        if len(rows) > MOST_ROWS:
-            raise NoData(f"more than {MOST_ROWS} rows; the query must return sums, one row per arm")
-        return [str(column[0]) for column in hook.last_description or ()], list(rows)
-
-    def _hook(self, conn_id: str) -> Any:
-        from airflow.providers.common.sql.hooks.sql import DbApiHook
-
-        if conn_id not in self.hooks:
-            hook = BaseHook.get_hook(conn_id)
-            if not isinstance(hook, DbApiHook):
-                raise NoData(f"connection {conn_id!r} has no SQL hook but a {type(hook).__name__}")
-            hook.log_sql = False  # the same statement at every look says nothing; the record has its hash
-            self.hooks[conn_id] = hook
-        return self.hooks[conn_id]
+        return self.queries.run(guardrail.sql, conn_id=guardrail.conn_id, values=values)
 
     # --- charts and callables ---
 
@@ -318,9 +299,9 @@ class _Asking:
         if len(points) < len(newest) or len({x for x, _ in points}) > 1:
             raise NoData(f"chart {guardrail.chart_id} has no complete value for {' and '.join(guardrail.labels)}")
         x, numbers = points[0][0], [float(value or 0) for _, value in points]
-        if datetime.fromisoformat(x).date() < self._day_of_the_start(chart.timezone):
+        if self._is_from_before(x, chart.timezone):
             raise NoData(
-                f"the newest complete value, of {x}, is from before this rollout. A chart by day is for stages of two "
+                f"the newest complete value, of {x}, is from before this stage. A chart by day is for stages of two "
                 "days and more: Stage(50, '2d', guardrails=[…])"
             )
         if len(numbers) == 2 and numbers[1] == 0:
@@ -331,10 +312,17 @@ class _Asking:
         value = numbers[0] / numbers[1] if len(numbers) == 2 else numbers[0]
         return self._counted(limited(guardrail, value, when=f"in {x}", before=own.get("in_a_row", 0)), own)
 
-    def _day_of_the_start(self, timezone: str) -> date:
+    def _is_from_before(self, x: str, timezone: str) -> bool:
+        """Whether a period began before the day, or for times of day the hour, in which the running stage began."""
         from zoneinfo import ZoneInfo
 
-        return self.stages[0].start.astimezone(ZoneInfo(timezone)).date()
+        zone = ZoneInfo(timezone)
+        period, begun = datetime.fromisoformat(x), self.stages[-1].start.astimezone(zone)
+        if period.tzinfo:
+            period = period.astimezone(zone)
+        by_hour = ":" in x
+        first = begun.replace(hour=begun.hour if by_hour else 0, minute=0, second=0, microsecond=0, tzinfo=None)
+        return period.replace(tzinfo=None) < first
 
     def _counted(self, record: Record, own: dict[str, Any]) -> Record:
         own |= {"in_a_row": record["in_a_row"], "last": record, "stage": self.stages[-1].start.isoformat()}
@@ -365,21 +353,6 @@ class _Asking:
         if verdict not in VERDICTS:
             raise NoData(f"it returned {verdict!r}; a guardrail returns one of {', '.join(map(repr, VERDICTS))}")
         return unanswered(guardrail, verdict, f"{name}() says so")
-
-
-def _bound(sql: str, values: Mapping[str, Any], placeholder: str) -> tuple[str, dict[str, Any] | list[Any]]:
-    """Return a query and its parameters as a driver takes them: by name, or by position where it knows only ``?``."""
-    found = placeholders(sql)
-    names = [match.group(match.lastgroup or 0) for match in found]
-    if placeholder != "?":
-        return sql, {name: values[name] for name in names}
-    parts, end = [], 0
-    for match in found:
-        parts.append(sql[end : match.start()])
-        end = match.end()
-    text = "?".join([*parts, sql[end:]])
-    doubled = any(match.lastgroup == "percent" for match in found)
-    return text.replace("%%", "%") if doubled else text, [values[name] for name in names]
 
 
 def _asked_for(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:

@@ -234,7 +234,7 @@ class ChartGuardrail(_Guardrail):
     """Stop where the newest complete value of an Amplitude chart is beyond a limit, several times in a row.
 
     A chart tells no variance, so this is a limit and no test. A value counts once, and not if it is of a day before the
-    rollout began: a chart by day is for stages of two days and more.
+    running stage began: a chart by day is for stages of two days and more.
 
     :param chart_id: as in the chart's address.
     :param above, below: the limit, exactly one of both; a value right at it is still good.

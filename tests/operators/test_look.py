@@ -15,8 +15,8 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow_amplitude_experiment.api.errors import AmplitudeRateLimited, AmplitudeServerError
 from airflow_amplitude_experiment.hooks._chart import Chart
 from airflow_amplitude_experiment.hooks.analytics import AmplitudeAnalyticsHook
-from airflow_amplitude_experiment.operators import _look
 from airflow_amplitude_experiment.operators._look import StageRun, Subject, lines, look
+from airflow_amplitude_experiment.operators._queries import bound
 from airflow_amplitude_experiment.rollout.guardrails import (
     ChartGuardrail,
     SampleRatioGuardrail,
@@ -185,10 +185,10 @@ def test_a_driver_that_binds_by_name_gets_the_names_that_the_query_has(healthy, 
 def test_percent_signs_of_the_other_style_reach_every_driver_as_they_must():
     sql = "SELECT 100 %% 7 WHERE at >= %(stage_start)s AND at < %(stage_end)s"
     values = {"stage_start": "a", "stage_end": "b", "key": "k"}
-    assert _look._bound(sql, values, "%s") == (sql, {"stage_start": "a", "stage_end": "b"})
-    assert _look._bound(sql, values, "?") == ("SELECT 100 % 7 WHERE at >= ? AND at < ?", ["a", "b"])
+    assert bound(sql, values, "%s") == (sql, {"stage_start": "a", "stage_end": "b"})
+    assert bound(sql, values, "?") == ("SELECT 100 % 7 WHERE at >= ? AND at < ?", ["a", "b"])
     colons = "SELECT 100 %% 7 WHERE at >= :stage_start AND at < :stage_end"
-    assert _look._bound(colons, values, "?")[0] == "SELECT 100 %% 7 WHERE at >= ? AND at < ?"
+    assert bound(colons, values, "?")[0] == "SELECT 100 %% 7 WHERE at >= ? AND at < ?"
 
 
 def test_moments_are_bound_in_utc_whatever_zone_they_came_in(healthy):
@@ -367,6 +367,17 @@ def test_the_memory_that_was_handed_in_is_not_changed(healthy):
     assert memory == {"rate": {"errors": 2}}
 
 
+# --- sources that went silent ---
+
+DAY = timedelta(days=1)
+
+
+LAGGING = (
+    "SELECT COALESCE(AVG(y), 0) AS value, (SELECT MAX(loaded_at) FROM loads) AS as_of "
+    "FROM units WHERE seen_at >= :stage_start AND seen_at < :stage_end"
+)
+
+
 # --- sources that fail ---
 
 
@@ -517,13 +528,30 @@ def test_a_ratio_without_a_control_is_no_data(charts, control, says):
     assert says in seen.reason
 
 
-def test_a_value_from_before_the_rollout_is_no_evidence(charts):
+def test_a_value_from_before_the_stage_is_no_evidence(charts):
     charts["p95"] = [("2026-11-20", 400), ("2026-11-21", 400), ("2026-11-22", 400)]
     seen = take(chart(), now=LATER)
     assert seen.verdict == "no_data"
-    assert "of 2026-11-21, is from before this rollout" in seen.reason
+    assert "of 2026-11-21, is from before this stage" in seen.reason
     charts["p95"] += [("2026-11-23", 400)]
     assert take(chart(), now=START + timedelta(days=1)).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("value", [200, 400])
+def test_a_value_from_before_the_running_stage_neither_passes_nor_breaches_it(charts, value):
+    charts["p95"] = [("2026-11-20", value), ("2026-11-21", value), ("2026-11-22", value)]
+    stages = [closed(1, START - timedelta(days=2), START), running(50, 1)]
+    seen = take(chart(for_looks=1), now=LATER, stages=stages)
+    assert seen.verdict == "no_data"
+    assert "of 2026-11-21, is from before this stage" in seen.reason
+    charts["p95"] += [("2026-11-23", value)]
+    assert take(chart(for_looks=1), now=START + timedelta(days=1), stages=stages).verdict in ("pass", "breach")
+
+
+def test_an_hour_that_was_over_before_the_stage_began_is_no_evidence_either(charts):
+    assert take(chart(for_looks=1), now=START + 70 * MINUTE).verdict == "breach"
+    late = [running(start=START + 65 * MINUTE)]
+    assert take(chart(for_looks=1), now=START + 70 * MINUTE, stages=late).verdict == "no_data"
 
 
 def test_a_chart_without_the_series_is_no_data(charts):
