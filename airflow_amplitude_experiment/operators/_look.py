@@ -106,7 +106,9 @@ def look(
 ) -> Look:
     """Ask every guardrail, and return the verdict of all.
 
-    A guardrail that has breached once stays so, as does a sample ratio alarm: neither is asked again.
+    A guardrail that has breached once stays so, as does a sample ratio alarm: neither is asked again. A callable may
+    end the task by ``AirflowFailException`` or ``AirflowSkipException``; that is raised when all were asked, and only
+    where none has breached.
 
     :param stages: in order; the last one is running.
     :param bake_over: this look decides whether the rollout goes on.
@@ -128,6 +130,8 @@ def look(
         found[each["name"]] = asking.record(each)
     records = [found[each["name"]] for each in guardrails]
     verdict, reason = overall(records)
+    if asking.ending is not None and verdict != "breach":
+        raise asking.ending
     return Look(verdict=verdict, reason=reason, guardrails=records, memory=asking.memory)
 
 
@@ -156,6 +160,7 @@ class _Asking:
     given: Circumstances
     memory: dict[str, Any]
     queries: Queries = field(default_factory=Queries)
+    ending: AirflowFailException | AirflowSkipException | None = None
 
     def record(self, guardrail: Mapping[str, Any]) -> Record:
         """Return the record of one guardrail, and remember what must last."""
@@ -176,9 +181,11 @@ class _Asking:
         except AmplitudeRateLimited as error:
             self.log.warning("Guardrail %r: %s", guardrail["name"], error)
             return unanswered(guardrail, "inconclusive", "Amplitude asks to wait (429)")
-        except Exception as error:
-            if isinstance(error, AirflowFailException | AirflowSkipException):
-                raise  # a callable that says itself how this task ends
+        except (AirflowFailException, AirflowSkipException) as error:  # a callable says itself how this task ends
+            self.log.warning("Guardrail %r: %s: %s", guardrail["name"], type(error).__name__, error)
+            self.ending = self.ending or error
+            return unanswered(guardrail, "inconclusive", f"it ended the task itself ({type(error).__name__})")
+        except Exception as error:  # noqa: BLE001 - whatever a source raises is logged, counted, and holds
             return self._failed(guardrail, own, error)
         own.pop("errors", None)
         return record

@@ -640,6 +640,47 @@ def test_a_function_may_end_the_task_itself(ending):
         take(checked)
 
 
+@pytest.mark.parametrize("ending", [AirflowFailException, AirflowSkipException])
+@pytest.mark.parametrize("first", ["found", "ends"])
+def test_a_function_that_ends_the_task_throws_no_breach_away(ending, first):
+    def ends():
+        raise ending("enough")
+
+    def found():
+        return "breach"
+
+    seen = take(*([found, ends] if first == "found" else [ends, found]))
+    assert (seen.verdict, seen.reason) == ("breach", "found: found() says so")
+    (ended,) = [each for each in seen.guardrails if each["name"] == "ends"]
+    assert (ended["verdict"], ended["reason"]) == ("inconclusive", f"it ended the task itself ({ending.__name__})")
+
+
+def test_a_breach_of_before_outlasts_a_function_that_ends_the_task():
+    def ends():
+        raise AirflowFailException("enough")
+
+    def found():
+        return "breach"
+
+    memory = take(found).memory
+    assert take(ends, found, memory=memory).verdict == "breach"
+
+
+def test_all_are_asked_before_a_function_ends_the_task():
+    asked = []
+
+    def ends():
+        raise AirflowFailException("enough")
+
+    def other():
+        asked.append("other")
+        return "pass"
+
+    with pytest.raises(AirflowFailException, match="enough"):
+        take(ends, other)
+    assert asked == ["other"]
+
+
 def test_a_breach_of_a_function_latches_too():
     answers = iter(["breach", "pass"])
 
