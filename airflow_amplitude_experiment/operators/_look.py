@@ -11,14 +11,14 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_amplitude_experiment.api.errors import AmplitudeRateLimited
-from airflow_amplitude_experiment.rollout.answers import Answer, NoData, answered, refuse_fallen, single
+from airflow_amplitude_experiment.rollout.answers import Absent, Answer, NoData, answered, refuse_fallen, single
 from airflow_amplitude_experiment.rollout.guardrails import (
     CALLABLE,
     ChartGuardrail,
@@ -145,7 +145,8 @@ def lines(seen: Look) -> list[str]:
 def _line(record: Record) -> str:
     line = f"{record['name']}: {record['verdict']}: {record['reason']}"
     numbers = in_numbers(record) if record.get("comparisons") and record["verdict"] != "breach" else ""
-    return ". ".join(filter(None, [line, numbers, record.get("note", "")]))
+    left_out = f"left out: {'; '.join(record['left_out'])}" if record.get("left_out") else ""
+    return ". ".join(filter(None, [line, numbers, left_out, record.get("note", "")]))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -208,23 +209,24 @@ class _Asking:
             return self._chart(definition, own)
         if isinstance(definition, ThresholdGuardrail):
             return self._threshold(definition, own)
-        evidence = self._evidence(definition, own)
+        evidence, left_out = self._evidence(definition, own)
         if isinstance(definition, SampleRatioGuardrail):
-            return split(definition, evidence, self.given)
-        alarm = next((each["latched"]["alarm"] for each in self.memory.values() if _alarmed(each)), "")
-        given = Circumstances(
-            weights=self.given.weights, bake_over=self.given.bake_over, alpha=self.given.alpha, alarm=alarm
-        )
-        return compared(definition, evidence, given, own["ln_e"])
+            record = split(definition, evidence, self.given)
+        else:
+            alarm = next((each["latched"]["alarm"] for each in self.memory.values() if _alarmed(each)), "")
+            record = compared(definition, evidence, replace(self.given, alarm=alarm), own["ln_e"])
+        return record | ({"left_out": left_out} if left_out else {})
 
     # --- queries ---
 
-    def _evidence(self, guardrail: SqlGuardrail | SampleRatioGuardrail, own: dict[str, Any]) -> list[Evidence]:
-        """Ask for the running stage, and for closed ones until nothing can come any more."""
+    def _evidence(
+        self, guardrail: SqlGuardrail | SampleRatioGuardrail, own: dict[str, Any]
+    ) -> tuple[list[Evidence], list[str]]:
+        """Ask for the running stage, and for closed ones until nothing can come any more; say which were left out."""
         if own.get("query") != (query := query_hash(guardrail.sql)):  # another query counts something else
             own |= {"query": query, "stages": {}, "ln_e": {}}
         kept: dict[str, Any] = own["stages"]
-        found = []
+        found, left_out = [], []
         for stage in self.stages:
             if guardrail.design == "rollout" and stage.percentage == 100:
                 continue  # nobody is left to compare with
@@ -233,8 +235,14 @@ class _Asking:
                 if stage.end is None:
                     raise NoData(f"units count from {start:%Y-%m-%d %H:%MZ} on, when the write has settled")
                 continue
-            found.append(self._of_stage(guardrail, stage, start, end, kept))
-        return found
+            try:
+                found.append(self._of_stage(guardrail, stage, start, end, kept))
+            except Absent as absent:
+                # A stage that was over before both arms had a unit says nothing, and must not silence the running one.
+                if stage.end is None or _name_of(stage) in kept:
+                    raise
+                left_out.append(str(absent))
+        return found, left_out
 
     def _of_stage(
         self,
@@ -245,7 +253,9 @@ class _Asking:
         kept: dict[str, Any],
     ) -> Evidence:
         window = guardrail.window if isinstance(guardrail, SqlGuardrail) else None
-        name = f"{stage.percentage} % since {stage.start.astimezone(UTC).isoformat()}"
+        name = _name_of(stage)
+        if name in kept and datetime.fromisoformat(kept[name]["asked_until"]) > end:
+            del kept[name]  # raised by hand: what came after the stage's real end was counted for it
         before = Answer.from_dict(kept[name]) if name in kept else None
         if before and is_final(old := Evidence(stage.percentage, start, stage.end, before), window):
             return old
@@ -254,10 +264,10 @@ class _Asking:
         try:
             answer = answered(columns, rows, arms=guardrail.arms(self.subject.weights), now=self.now, needs=needs)
         except NoData as missing:
-            raise NoData(f"stage of {stage.percentage} %: {missing}") from missing
+            raise type(missing)(f"stage of {stage.percentage} %: {missing}") from missing
         if before and stage.end is not None:
             refuse_fallen(before, answer, stage.percentage)
-        kept[name] = answer.as_dict()
+        kept[name] = {"asked_until": end.isoformat(), **answer.as_dict()}
         return Evidence(stage.percentage, start, stage.end, answer)
 
     def _threshold(self, guardrail: ThresholdGuardrail, own: dict[str, Any]) -> Record:
@@ -360,6 +370,10 @@ class _Asking:
         if verdict not in VERDICTS:
             raise NoData(f"it returned {verdict!r}; a guardrail returns one of {', '.join(map(repr, VERDICTS))}")
         return unanswered(guardrail, verdict, f"{name}() says so")
+
+
+def _name_of(stage: StageRun) -> str:
+    return f"{stage.percentage} % since {stage.start.astimezone(UTC).isoformat()}"
 
 
 def _asked_for(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,10 @@ class NoData(Exception):
     """A source answered, but not with anything that can be judged; the text says what is missing."""
 
 
+class Absent(NoData):
+    """A source answered without a row, or without one for an arm: nobody was counted there, as far as it knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a query answered for one stage."""
@@ -54,7 +58,8 @@ def answered(
 
     :param columns: their names, in any case.
     :param needs: which numbers there must be.
-    :raises NoData: a row, an arm or a column is missing, or one holds what can't be.
+    :raises Absent: there is no row, or none for an arm.
+    :raises NoData: a column is missing, or one holds what can't be.
     """
     named = _named(columns, rows)
     _refuse_missing(named[0], ["variant", *needs, "as_of"])
@@ -68,7 +73,7 @@ def answered(
             found[arm] = row
     if missing := [arm for arm in wanted if arm not in found]:
         there = ", ".join(repr(str(row["variant"])) for row in named)
-        raise NoData(f"no row for the arm {' and '.join(map(repr, missing))}; there are {there}")
+        raise Absent(f"no row for the arm {' and '.join(map(repr, missing))}; there are {there}")
     as_of = min(moment(row["as_of"], "as_of") for row in found.values())
     return Answer({arm: _arm(arm, found[arm], needs) for arm in wanted}, min(as_of, now))
 
@@ -128,7 +133,7 @@ def refuse_fallen(before: Answer, after: Answer, percentage: int) -> None:
 
 def _named(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
     if not rows:
-        raise NoData("the query returned no row")
+        raise Absent("the query returned no row")
     names = [str(each).lower() for each in columns]
     return [dict(zip(names, row, strict=True)) for row in rows]
 

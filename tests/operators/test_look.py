@@ -309,6 +309,51 @@ def test_a_closed_stage_that_was_too_short_to_settle_is_left_out(healthy):
     assert len(healthy.asked) == 1
 
 
+@pytest.mark.parametrize("seen_in_the_first", [{}, {"control": 3}])
+def test_a_closed_stage_that_lacks_an_arm_is_left_out_and_hides_no_harm_of_the_running_one(
+    warehouse, seen_in_the_first
+):
+    for variant, units in seen_in_the_first.items():
+        warehouse.saw(variant, units, 1, START + HOUR)
+    warehouse.saw("control", 1000, 100, SECOND + HOUR / 2)
+    warehouse.saw("treatment", 1000, 0, SECOND + HOUR / 2)
+    warehouse.loaded(SECOND + HOUR)
+    seen = take(rate(), stages=TWO_STAGES, now=SECOND + HOUR)
+    assert seen.verdict == "breach"
+    assert [stage["percentage"] for stage in seen.guardrails[0]["stages"]] == [10]
+    (line,) = lines(seen)
+    assert "left out: stage of 1 %: " in line
+
+
+def test_a_closed_stage_that_lost_an_arm_it_had_is_no_data(healthy):
+    memory = take(rate()).memory
+    healthy.run("DELETE FROM units WHERE variant = 'control'")
+    healthy.loaded(SECOND + HOUR)
+    seen = take(rate(), stages=TWO_STAGES, now=SECOND + HOUR, memory=memory_of_stage(memory, 1))
+    assert seen.verdict == "no_data"
+    assert "stage of 1 %: no row for the arm 'control'" in seen.reason
+
+
+def test_a_stage_that_ended_earlier_than_it_was_asked_for_is_asked_for_again(warehouse):
+    raised_by_hand = START + 2 * HOUR
+    for at in (START + HOUR, START + 3 * HOUR):
+        warehouse.saw("control", 1000, 100, at)
+        warehouse.saw("treatment", 1000, 100, at)
+    warehouse.loaded(START + 4 * HOUR)
+    memory = take(rate(), stages=[running(1)], now=START + 4 * HOUR).memory
+    stages = [closed(1, START, raised_by_hand), running(10, 1, raised_by_hand)]
+    seen = take(rate(), stages=stages, now=START + 4 * HOUR, memory=memory)
+    assert seen.verdict == "pass"
+    assert [stage["arms"]["control"]["n"] for stage in seen.guardrails[0]["stages"]] == [1000, 1000]
+
+
+def test_a_stage_that_ended_before_it_had_both_arms_is_left_out_whatever_was_asked_for_too_much(healthy):
+    memory = take(rate(), stages=[running(1)]).memory
+    early = START + 10 * MINUTE
+    seen = take(rate(), stages=[closed(1, START, early), running(10, 1, early)], memory=memory)
+    assert seen.verdict == "pass"
+
+
 def test_at_100_percent_of_a_flag_nobody_is_left_to_ask_about(healthy):
     guardrails = [rate(design="rollout", window="10m"), ratio(design="rollout")]
     seen = take(*guardrails, stages=[running(100)], weights={"on": 1})
