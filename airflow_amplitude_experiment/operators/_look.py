@@ -28,12 +28,14 @@ from airflow_amplitude_experiment.rollout.guardrails import (
     defined,
 )
 from airflow_amplitude_experiment.rollout.verdicts import (
+    LEAST_TOLD_AGAIN,
     VERDICTS,
     Circumstances,
     Evidence,
     Record,
     Verdict,
     compared,
+    fresh,
     in_numbers,
     is_final,
     limited,
@@ -121,7 +123,7 @@ def look(
         now=now,
         callables=callables,
         log=log,
-        given=Circumstances(weights=subject.weights, bake_over=bake_over, alpha=alpha / comparisons),
+        given=Circumstances(weights=subject.weights, bake_over=bake_over, alpha=alpha / comparisons, now=now),
         memory=copy.deepcopy(dict(memory)),
     )
     found: dict[str, Record] = {}
@@ -144,9 +146,14 @@ def lines(seen: Look) -> list[str]:
 
 def _line(record: Record) -> str:
     line = f"{record['name']}: {record['verdict']}: {record['reason']}"
+    as_of = _complete(record["as_of"]) if record.get("as_of") else ""
     numbers = in_numbers(record) if record.get("comparisons") and record["verdict"] != "breach" else ""
     left_out = f"left out: {'; '.join(record['left_out'])}" if record.get("left_out") else ""
-    return ". ".join(filter(None, [line, numbers, left_out, record.get("note", "")]))
+    return ". ".join(filter(None, [line, numbers, as_of, left_out, record.get("note", "")]))
+
+
+def _complete(as_of: str) -> str:
+    return f"source complete up to {datetime.fromisoformat(as_of):%Y-%m-%d %H:%MZ}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -273,18 +280,23 @@ class _Asking:
     def _threshold(self, guardrail: ThresholdGuardrail, own: dict[str, Any]) -> Record:
         """Ask for the time since the last value, so that no two values count the same events."""
         stage = self.stages[-1]
-        start = stage.start + guardrail.settle
+        begun = start = stage.start + guardrail.settle
         if (until := own.get("until")) and datetime.fromisoformat(until) > start:
             start = datetime.fromisoformat(until)
         if start >= self.now:
-            return self._nothing_new(own, f"nothing to ask for before {start:%Y-%m-%d %H:%M:%SZ}")
+            return self._told_again(own, f"nothing to ask for before {start:%Y-%m-%d %H:%M:%SZ}", begun)
         columns, rows = self._run(guardrail, self._parameters(stage, start, self.now, None))
         value, as_of = single(columns, rows, now=self.now)
         if as_of <= start:
-            return self._nothing_new(own, f"the source is complete up to {as_of:%Y-%m-%d %H:%MZ} only")
+            return self._told_again(own, f"the source is complete up to {as_of:%Y-%m-%d %H:%MZ} only", begun)
         own["until"] = as_of.isoformat()
         when = f"from {start:%Y-%m-%d %H:%M} to {as_of:%Y-%m-%d %H:%MZ}"
-        return self._counted(limited(guardrail, value, when=when, before=own.get("in_a_row", 0)), own)
+        record = self._counted(limited(guardrail, value, when=when, before=own.get("in_a_row", 0)), own)
+        return fresh(record, self.given, start=begun, until=as_of)
+
+    def _told_again(self, own: Mapping[str, Any], why: str, begun: datetime) -> Record:
+        last = self._nothing_new(own, why)
+        return fresh(last, self.given, start=begun, until=datetime.fromisoformat(own["until"]), least=LEAST_TOLD_AGAIN)
 
     def _parameters(self, stage: StageRun, start: datetime, end: datetime, window: timedelta | None) -> dict[str, Any]:
         """Return what is bound: moments as texts, which every driver takes and no driver shifts to a zone."""

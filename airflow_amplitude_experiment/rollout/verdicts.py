@@ -29,6 +29,10 @@ UNITS_FOR_A_PASS = 100
 CONVERSIONS_FOR_A_PASS = 25
 ALPHA_OF_A_PASS = 0.05
 ALPHA_OF_A_SAMPLE_RATIO = 0.01
+LEAST_OF_THE_STAGE = 0.5
+"""How much of a stage, from its start to the look that decides, a source must be complete for to let it pass."""
+LEAST_TOLD_AGAIN = 0.75
+"""The same for a value of an earlier look, where nothing newer has come."""
 OVERSTATED = "at least shown harmful; size overstated"
 
 _NOTHING = timedelta(0)
@@ -55,12 +59,14 @@ class Circumstances:
     :param weights: of the variants that are served.
     :param bake_over: whether this look decides if the rollout goes on.
     :param alpha: the rollout's alpha divided by its comparisons.
+    :param now: when the look is taken.
     :param alarm: what a sample ratio guardrail has found, if it has.
     """
 
     weights: Mapping[str, float]
     bake_over: bool
     alpha: float
+    now: datetime
     alarm: str = ""
 
 
@@ -99,7 +105,8 @@ def compared(
             | _said("breach", f"{' and '.join(dict.fromkeys(harmed))} harms: {in_numbers(record)}")
             | {"note": OVERSTATED}
         )
-    return record | _passing(guardrail, given, list(dict.fromkeys(doubts)), controlled=running is not None)
+    record |= _passing(guardrail, given, list(dict.fromkeys(doubts)), controlled=running is not None)
+    return fresh(record, given, start=running.start, until=running.answer.as_of) if running is not None else record
 
 
 def split(guardrail: SampleRatioGuardrail, evidence: Sequence[Evidence], given: Circumstances) -> Record:
@@ -111,16 +118,17 @@ def split(guardrail: SampleRatioGuardrail, evidence: Sequence[Evidence], given: 
     arms = guardrail.arms(given.weights)
     if len(arms) < 2:
         raise NoData(f"one arm only is served, {', '.join(arms)}, so there is no ratio")
-    for each in evidence:
-        if each.end is None:
-            refuse_incomplete(each, None)
+    running = next((each for each in evidence if each.end is None), None)
+    if running is not None:
+        refuse_incomplete(running, None)
     log_b = statistics.sample_ratio(_counts_and_shares(guardrail, evidence, arms, given.weights))
     alarms_at = -math.log(ALPHA_OF_A_SAMPLE_RATIO)
     shown = f"(ln B {log_b:.3g}, alarm at {alarms_at:.3g})"
     record = _record(guardrail, evidence) | {"ln_b": log_b, "alpha_c": ALPHA_OF_A_SAMPLE_RATIO}
     if log_b < alarms_at:
         verdict = _said("pass", f"the arms have the sizes they should have {shown}")
-        return record | (verdict if given.bake_over else _said("inconclusive", f"the bake is not over {shown}"))
+        record |= verdict if given.bake_over else _said("inconclusive", f"the bake is not over {shown}")
+        return fresh(record, given, start=running.start, until=running.answer.as_of) if running is not None else record
     alarm = f"the arms do not have the sizes they should have {shown}: {_sizes(record)}"
     if guardrail.design == "rollout" and len(evidence) > 1:
         alarm += "; from the second stage on this can be harm itself: people who do not come back"
@@ -169,6 +177,22 @@ def refuse_incomplete(running: Evidence, window: Any) -> None:
             f"the source is complete up to {_at(running.answer.as_of)}; first numbers of the stage of "
             f"{running.percentage} % are there at {_at(earliest)}"
         )
+
+
+def fresh(
+    record: Record, given: Circumstances, *, start: datetime, until: datetime, least: float = LEAST_OF_THE_STAGE
+) -> Record:
+    """Return a record, and where it would pass the stage on a source that went silent early in it, ``no_data``.
+
+    :param start: when units of the running stage began to count.
+    :param until: how far the source is complete.
+    :param least: the share of the time from ``start`` to now that this must reach.
+    """
+    needed = start + least * (given.now - start)
+    if record["verdict"] != "pass" or not given.bake_over or until >= needed:
+        return record
+    silent = f"the source is complete up to {_at(until)} only; at this look a pass needs {_at(needed)} or later"
+    return record | _said("no_data", silent)
 
 
 def is_final(evidence: Evidence, window: timedelta | None) -> bool:

@@ -417,10 +417,85 @@ def test_the_memory_that_was_handed_in_is_not_changed(healthy):
 DAY = timedelta(days=1)
 
 
+@pytest.mark.parametrize("guardrail", [rate(), rate(if_inconclusive="advance"), ratio()])
+def test_a_source_that_is_complete_for_less_than_half_of_the_stage_lets_nothing_pass(healthy, guardrail):
+    healthy.run("DELETE FROM loads")
+    healthy.loaded(START + 12 * HOUR)
+    assert take(guardrail, now=START + 23 * HOUR).verdict == "pass"
+    seen = take(guardrail, now=START + DAY)
+    assert seen.verdict == "no_data"
+    assert "complete up to 2026-11-22 21:00Z only" in seen.reason
+    assert "2026-11-22 21:02Z" in seen.reason  # half of the time since the write has settled
+
+
+def test_until_the_look_that_decides_a_silent_source_is_not_judged(healthy):
+    assert take(rate(), now=START + DAY, bake_over=False).verdict == "inconclusive"
+
+
+def test_a_silent_source_hides_no_breach(warehouse):
+    warehouse.saw("control", 1000, 100)
+    warehouse.saw("treatment", 1000, 0)
+    warehouse.loaded(START + HOUR)
+    assert take(rate(), now=START + DAY).verdict == "breach"
+
+
+@pytest.mark.parametrize("begun_at", [0, 2, 4, 13, 22])
+def test_a_warehouse_that_is_loaded_once_a_day_holds_a_stage_of_a_day_until_the_next_load_at_most(warehouse, begun_at):
+    start = START.replace(hour=begun_at)
+    for hour in range(48):
+        warehouse.saw("control", 100, 10, start + hour * HOUR)
+        warehouse.saw("treatment", 100, 10, start + hour * HOUR)
+    midnight, stages = START.replace(hour=0), [running(start=start)]
+    memory, verdicts = {}, []
+    for now in (start + (24 + hour) * HOUR for hour in range(25)):
+        warehouse.run("DELETE FROM loads")
+        warehouse.loaded(midnight + (now - midnight - 3 * HOUR) // DAY * DAY)  # at three, until midnight
+        seen = take(rate(), stages=stages, now=now, memory=memory)
+        memory = seen.memory
+        verdicts.append(seen.verdict)
+    assert "pass" in verdicts
+    assert set(verdicts[: verdicts.index("pass")]) <= {"no_data"}
+
+
+def test_a_line_says_how_far_the_source_is_complete(healthy):
+    assert all("source complete up to 2026-11-22 10:00Z" in line for line in lines(take(rate(), ratio())))
+
+
 LAGGING = (
     "SELECT COALESCE(AVG(y), 0) AS value, (SELECT MAX(loaded_at) FROM loads) AS as_of "
     "FROM units WHERE seen_at >= :stage_start AND seen_at < :stage_end"
 )
+
+
+def test_a_value_that_is_told_again_passes_only_from_the_last_quarter_of_the_stage(warehouse):
+    guardrail, until = errors(sql=LAGGING), START + 8 * HOUR
+    warehouse.loaded(until)
+    memory = take(guardrail, now=until, bake_over=False).memory
+    assert take(guardrail, now=START + 10 * HOUR, memory=memory).verdict == "pass"
+    assert take(guardrail, now=START + 11 * HOUR, memory=memory, bake_over=False).verdict == "pass"
+    seen = take(guardrail, now=START + 11 * HOUR, memory=memory)
+    assert seen.verdict == "no_data"
+    assert "complete up to 2026-11-22 17:00Z only" in seen.reason
+    warehouse.loaded(until + HOUR)
+    assert take(guardrail, now=START + 11 * HOUR, memory=seen.memory).verdict == "pass"
+
+
+def test_a_source_that_lags_and_still_moves_passes_from_the_middle_of_the_stage_on(warehouse):
+    guardrail = errors(sql=LAGGING)
+    warehouse.loaded(START + 4 * HOUR)
+    assert take(guardrail, now=START + 9 * HOUR).verdict == "no_data"
+    warehouse.loaded(START + 5 * HOUR)
+    assert take(guardrail, now=START + 9 * HOUR).verdict == "pass"
+
+
+def test_a_value_beyond_the_limit_counts_however_old_it_is(warehouse):
+    warehouse.saw("treatment", 10, 5, START + HOUR / 2)
+    warehouse.loaded(START + HOUR)
+    guardrail = errors(sql=LAGGING, for_looks=2)
+    first = take(guardrail, now=START + DAY)
+    assert first.verdict == "inconclusive"
+    assert take(guardrail, now=START + DAY, memory=first.memory).verdict == "inconclusive"
+    assert take(errors(sql=LAGGING, for_looks=1), now=START + DAY).verdict == "breach"
 
 
 # --- sources that fail ---
