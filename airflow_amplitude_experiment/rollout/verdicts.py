@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -95,8 +96,9 @@ def compared(
                 record["comparisons"].append(found)
                 if found["ln_e"] >= -math.log(alpha) and found["h"] >= found["tau"] / 2:
                     harmed.append(arm)
-            if running is not None and guardrail.pass_when == "harm_ruled_out":
-                doubts += _not_ruled_out(found, arm)
+            if running is not None:
+                doubts += _mde_of_nothing(guardrail, pairs, harm=harm)
+                doubts += _not_ruled_out(found, arm) if guardrail.pass_when == "harm_ruled_out" else []
         if running is not None:
             doubts += _too_few(running.answer.arms[arm], running.answer.arms[control], f"{arm} and {control}")
     if harmed:
@@ -124,7 +126,10 @@ def split(guardrail: SampleRatioGuardrail, evidence: Sequence[Evidence], given: 
     log_b = statistics.sample_ratio(_counts_and_shares(guardrail, evidence, arms, given.weights))
     alarms_at = -math.log(ALPHA_OF_A_SAMPLE_RATIO)
     shown = f"(ln B {log_b:.3g}, alarm at {alarms_at:.3g})"
-    record = _record(guardrail, evidence) | {"ln_b": log_b, "alpha_c": ALPHA_OF_A_SAMPLE_RATIO}
+    record = _record(guardrail, evidence) | {
+        "ln_b": min(log_b, sys.float_info.max),  # a unit where nobody can be is infinite evidence, no number of JSON
+        "alpha_c": ALPHA_OF_A_SAMPLE_RATIO,
+    }
     if log_b < alarms_at:
         verdict = _said("pass", f"the arms have the sizes they should have {shown}")
         record |= verdict if given.bake_over else _said("inconclusive", f"the bake is not over {shown}")
@@ -279,6 +284,16 @@ def _not_ruled_out(found: Record | None, arm: str) -> list[str]:
     if found["upper"] < found["tau"]:
         return []
     return [f"harm of {arm} is not ruled out: at most {found['upper']:+.4g}, mde {found['tau']:.4g}"]
+
+
+def _mde_of_nothing(
+    guardrail: SqlGuardrail, pairs: Sequence[tuple[Arm, Arm]], *, harm: Literal["decrease", "increase"]
+) -> list[str]:
+    """Say that a relative mde can't be computed: no harm could be shown, however large it is."""
+    found = statistics.compare(pairs, harm=harm)
+    if found is None or statistics.tau(guardrail.mde, found.control_mean) > 0:
+        return []
+    return [f"control's mean is 0, and mde {guardrail.mde!r} of it is nothing: state an absolute mde"]
 
 
 def _passing(guardrail: SqlGuardrail, given: Circumstances, doubts: Sequence[str], *, controlled: bool) -> Record:

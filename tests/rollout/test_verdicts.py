@@ -150,6 +150,16 @@ def test_a_relative_mde_follows_control():
     assert numbers["tau"] == pytest.approx(0.02)
 
 
+def test_a_control_that_stands_at_nothing_gives_a_relative_mde_nothing_to_refer_to():
+    stage = a_stage(rate(200, 5000), rate(0, 5000))
+    for pass_when in ("no_breach", "harm_ruled_out"):
+        found = verdict(stage, guardrail=a_guardrail(mde="20%", harm="increase", pass_when=pass_when))
+        assert found["comparisons"] == []
+        assert found["verdict"] == "inconclusive"
+        assert "control's mean is 0, and mde '20%' of it is nothing: state an absolute mde" in found["reason"]
+    assert verdict(stage, guardrail=a_guardrail(harm="increase"))["verdict"] == "breach"
+
+
 # --- the verdicts and their order ---
 
 
@@ -372,6 +382,13 @@ def test_the_sample_ratio_passes_after_the_bake_and_knows_nothing_at_100_percent
 
 def test_an_alarm_does_not_wait_for_the_bake():
     assert "alarm" in sizes(a_stage(units(5200), units(4800)), bake_over=False)
+
+
+def test_a_unit_where_nobody_can_be_is_all_the_evidence_there_is_and_still_json():
+    found = sizes(a_rollout_stage(units(500), units(1), percentage=100), guardrail=a_ratio_guardrail(design="rollout"))
+    assert "alarm" in found
+    assert "ln B inf" in found["reason"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_one_arm_is_no_ratio():
