@@ -143,6 +143,35 @@ class TargetMixin:
         return str(value).strip()
 
 
+class AmplitudeTargetOperator(TargetMixin, AmplitudeOperator):
+    """Base of the tasks of a staged rollout, which are all told which object it is.
+
+    :param experiment_key, experiment_id, flag_key, flag_id: the object; exactly one.
+    :param project_id: its project, where the connection names none.
+    """
+
+    template_fields: Sequence[str] = (*AmplitudeOperator.template_fields, *TargetMixin.target_fields)
+
+    def __init__(
+        self,
+        *,
+        experiment_key: str | None = None,
+        experiment_id: str | int | None = None,
+        flag_key: str | None = None,
+        flag_id: str | int | None = None,
+        project_id: str | int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.name_target(
+            experiment_key=experiment_key,
+            experiment_id=experiment_id,
+            flag_key=flag_key,
+            flag_id=flag_id,
+            project_id=project_id,
+        )
+
+
 def project_named(named: str | int | None, of_connection: str | None) -> str | None:
     """Return the one project that is named.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_amplitude_experiment.api._checks import boolean, one_of
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
-from ._base import AmplitudeOperator, TargetMixin, given, is_known
+from ._base import AmplitudeTargetOperator, given, is_known
 from ._run import is_off, starting_percentage
 from .ramp import ON_DRIFT
 
@@ -30,7 +30,7 @@ UNKNOWN_TRAFFIC = (
 )
 
 
-class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
+class AmplitudeBeginRolloutOperator(AmplitudeTargetOperator):
     """Begin a staged rollout: read, refuse or describe; nothing is written.
 
     Everything that stands against the rollout comes in one error, each finding with its way out. Otherwise the log and
@@ -56,8 +56,7 @@ class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
     """
 
     template_fields: Sequence[str] = (
-        *AmplitudeOperator.template_fields,
-        *TargetMixin.target_fields,
+        *AmplitudeTargetOperator.template_fields,
         "start_at",
         "rollback_to",
         "segment",
@@ -81,21 +80,9 @@ class AmplitudeBeginRolloutOperator(TargetMixin, AmplitudeOperator):
         on_drift: str = "fail",
         units_per_hour: float | None = None,
         rate: float | None = None,
-        experiment_key: str | None = None,
-        experiment_id: str | int | None = None,
-        flag_key: str | None = None,
-        flag_id: str | int | None = None,
-        project_id: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.name_target(
-            experiment_key=experiment_key,
-            experiment_id=experiment_id,
-            flag_key=flag_key,
-            flag_id=flag_id,
-            project_id=project_id,
-        )
         self.plan = dict(plan)
         self.start_at = start_at
         self.rollback_to = rollback_to

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from ._base import AmplitudeOperator, TargetMixin, given
+from ._base import AmplitudeTargetOperator, given
 from ._run import is_off, pulled, starting_percentage, state_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_amplitude_experiment.hooks.guard import GuardedClient, Reading
 
 
-class AmplitudeRollbackOperator(TargetMixin, AmplitudeOperator):
+class AmplitudeRollbackOperator(AmplitudeTargetOperator):
     """Lower or switch off an object after a breach, and nothing else.
 
     Acts only on a verdict ``breach`` that a watch of this run and map index pushed and that nobody has marked
@@ -48,8 +48,7 @@ class AmplitudeRollbackOperator(TargetMixin, AmplitudeOperator):
     """
 
     template_fields: Sequence[str] = (
-        *AmplitudeOperator.template_fields,
-        *TargetMixin.target_fields,
+        *AmplitudeTargetOperator.template_fields,
         "rollback_to",
         "segment",
     )
@@ -64,21 +63,9 @@ class AmplitudeRollbackOperator(TargetMixin, AmplitudeOperator):
         on_breach: str = "rollback",
         segment: str | None = None,
         rollback_deadline: float = 3600.0,
-        experiment_key: str | None = None,
-        experiment_id: str | int | None = None,
-        flag_key: str | None = None,
-        flag_id: str | int | None = None,
-        project_id: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.name_target(
-            experiment_key=experiment_key,
-            experiment_id=experiment_id,
-            flag_key=flag_key,
-            flag_id=flag_id,
-            project_id=project_id,
-        )
         self.watches = list(watches)
         self.rollback_to = rollback_to
         self.on_breach = on_breach

@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_amplitude_experiment.rollout.durations import in_words
 from airflow_amplitude_experiment.rollout.hours import Hours
 
-from ._base import AmplitudeOperator, TargetMixin, given
+from ._base import AmplitudeTargetOperator, given
 from ._run import (
     BETWEEN_LOOKS_AT_A_FREEZE,
     FINISHED,
@@ -44,7 +44,7 @@ class Held(NamedTuple):
     until: datetime
 
 
-class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
+class AmplitudeWatchStageOperator(AmplitudeTargetOperator):
     """Watch a stage of a plan until its bake is over, and let the rollout go on only where the last look is ``pass``.
 
     Looks at the guardrails every ``check_every`` and once more exactly when the bake is over; deferred between. A
@@ -75,8 +75,7 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
     """
 
     template_fields: Sequence[str] = (
-        *AmplitudeOperator.template_fields,
-        *TargetMixin.target_fields,
+        *AmplitudeTargetOperator.template_fields,
         "start_at",
         "rollback_to",
         "segment",
@@ -105,21 +104,9 @@ class AmplitudeWatchStageOperator(TargetMixin, AmplitudeOperator):
         alpha: float = 0.05,
         check_every: float,
         hold_for: float,
-        experiment_key: str | None = None,
-        experiment_id: str | int | None = None,
-        flag_key: str | None = None,
-        flag_id: str | int | None = None,
-        project_id: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.name_target(
-            experiment_key=experiment_key,
-            experiment_id=experiment_id,
-            flag_key=flag_key,
-            flag_id=flag_id,
-            project_id=project_id,
-        )
         self.plan = dict(plan)
         self.percentage = percentage
         self.start_at = start_at
