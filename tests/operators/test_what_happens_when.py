@@ -486,3 +486,15 @@ def test_a_breach_marked_successful_is_a_breach_again_at_the_first_look_of_the_n
         rollout.airflow.instances[WATCH_10].state = "success"
         rollout.clear_from(RAMP_50)
         assert (rollout.failed, rollout.written) == (["to_50.watch"], [10, 50])
+
+
+# --- the past ---
+
+
+def test_a_backfill_over_ten_past_days_writes_nothing_and_asks_nothing(under_way):
+    with under_way() as rollout:
+        for _ in range(10):
+            rollout.airflow.begin_run("backfill")
+            rollout.finish()
+            assert set(rollout.airflow.states.values()) == {"skipped"}
+        assert rollout.airflow.sent == []
