@@ -65,7 +65,6 @@ rollout("when_long", LONG)
 rollout("when_quick", QUICK)
 rollout("when_paused_asleep", LONG, options={"check_every": "10s"})
 rollout("when_paused_breach", QUICK)
-rollout("when_triggerer", LONG, options={"check_every": "10s"})
 rollout("when_timeout", LONG, dagrun_timeout=timedelta(seconds=60))
 rollout("when_marked", RolloutPlan.parse("10% 1h, 50% 1s"))
 rollout("when_single", LONG, max_active_runs=1)
@@ -78,7 +77,7 @@ with DAG("when_killed", schedule=None):
     AmplitudeKillSwitchOperator(task_id="kill", keys=["{{ dag_run.conf['key'] }}"])
 """
 )
-TRIGGERED = "long quick paused_asleep paused_breach triggerer timeout marked single once asked unanswered killed"
+TRIGGERED = "long quick paused_asleep paused_breach timeout marked single once asked unanswered killed"
 
 Steps = Iterator[Callable[[], Any]]
 
@@ -460,32 +459,6 @@ def test_a_run_marked_successful_ends_at_once_and_raises_nothing(world):
 
 
 # --- Airflow's own troubles ---
-
-
-@row
-def test_while_the_triggerer_stands_still_nothing_looks_and_it_looks_when_it_is_back(world):
-    run = world.start("when_triggerer", "triggerer")
-    asked = world.said / "triggerer.asked"
-    yield run.asleep(WATCH_10)
-    runner = descendants(world.airflow.processes["triggerer"].pid)[-1]
-    os.kill(runner, signal.SIGSTOP)
-    try:
-        yield after(1)
-        yield run.asleep(WATCH_10)
-        asked.unlink(missing_ok=True)
-        yield after(12)
-        assert run.state(WATCH_10) == "deferred"
-        assert not asked.exists()
-    finally:
-        os.kill(runner, signal.SIGCONT)
-    yield asked.exists
-    run.mark(WATCH_10, "failed")
-
-
-def descendants(pid):
-    """Return the processes below one, from Linux's own list."""
-    children = [int(each) for each in os.popen(f"pgrep -P {pid}").read().split()]
-    return [each for child in children for each in (child, *descendants(child))]
 
 
 @row
