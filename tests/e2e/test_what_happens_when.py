@@ -433,6 +433,7 @@ def test_a_run_marked_failed_and_deleted_leaves_the_flag_where_it_stands_and_a_n
     run.end("failed")
     yield run.ended
     assert (run.state(WATCH_10), run.state(ROLLBACK)) == ("failed", "skipped"), run.states
+    yield after(8)  # a run that the scheduler still works on, deleted, can end the scheduler
     run.delete()
     assert run.stands == 10
     again = world.start("when_quick", "deleted", run_id="deleted-again", new=False)
