@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 BETWEEN_LOOKS_AT_A_FREEZE = timedelta(minutes=5)
+SHORTEST_WAIT = timedelta(seconds=5)
+"""Airflow fails a task that is resumed before its executor has reported the end of the process that deferred it."""
+
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 

@@ -15,7 +15,7 @@ from airflow_amplitude_experiment.api._checks import boolean, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._base import given
-from ._run import BETWEEN_LOOKS_AT_A_FREEZE, moment_of_change, newest, pulled, starting_percentage
+from ._run import BETWEEN_LOOKS_AT_A_FREEZE, SHORTEST_WAIT, moment_of_change, newest, pulled, starting_percentage
 from .ramp import ON_DRIFT, AmplitudeRampRolloutOperator, Move, Order
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
 
         if held != self._held:
             self.log.info("%s is not raised to %s %% now: %s", self.target, self.percentage, held)
+        moment = max(moment, datetime.now(UTC) + SHORTEST_WAIT)
         self.defer(trigger=DateTimeTrigger(moment), method_name="execute_complete", kwargs={"held": held})
 
     def _analysis_from(self, reached: datetime) -> str | None:

@@ -19,6 +19,7 @@ from ._base import AmplitudeTargetOperator, given
 from ._run import (
     BETWEEN_LOOKS_AT_A_FREEZE,
     FINISHED,
+    SHORTEST_WAIT,
     is_off,
     moment_of_change,
     newest,
@@ -412,7 +413,8 @@ class AmplitudeWatchStageOperator(AmplitudeTargetOperator):
         return verdict
 
     def _wait(self, context: Context, looks: Mapping[str, Any], following: datetime) -> None:
-        """Defer until the next look, or until a person has answered."""
+        """Defer until the next look, or until a person has answered; late rather than too soon for Airflow."""
+        following = max(following, now() + SHORTEST_WAIT)
         if self.approve and not looks["answered_at"]:
             from airflow_amplitude_experiment.triggers.approval import AmplitudeApprovalTrigger
 

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_amplitude_experiment.operators._run import FINISHED, state_in
+from airflow_amplitude_experiment.operators._run import FINISHED, SHORTEST_WAIT, state_in
 
 SECONDS_BETWEEN_QUESTIONS = 10.0
 MOST_FAILURES = 30
@@ -56,6 +56,7 @@ class AmplitudeApprovalTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event; the task that resumes reads everything itself."""
         until, failures = datetime.fromisoformat(self.until), 0
+        await sleep(SHORTEST_WAIT.total_seconds())
         while failures < MOST_FAILURES and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
             try:
                 state = await sync_to_async(self._state)()

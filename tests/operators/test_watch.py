@@ -143,9 +143,15 @@ def test_a_watch_that_comes_after_the_bake_looks_once_and_decides(clock):
 def test_a_wake_up_before_its_time_looks_not_and_shortens_nothing(clock):
     watching = Watching(clock, "pass")
     watching.step()
-    clock.hours = 0.999
+    clock.hours = 0.99
     assert watching.step().moment == SINCE + timedelta(hours=1)
     assert watching.asked_at == []
+
+
+def test_it_never_waits_so_shortly_that_airflow_resumes_it_before_it_has_ended(clock):
+    watching = Watching(clock, "pass")
+    clock.hours = 0.9999
+    assert watching.step().moment == clock() + timedelta(seconds=5)
 
 
 def test_a_wait_that_was_too_long_moves_no_later_look(clock):

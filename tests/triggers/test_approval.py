@@ -97,20 +97,20 @@ def a_failure():
 def test_it_fires_once_as_soon_as_the_approval_has_ended_however_it_ended(airflow, state):
     airflow.answers = ["deferred", "deferred", state]
     assert fired(a_trigger()) == [{"approval": state}]
-    assert airflow.waited == 20
+    assert airflow.waited == 25
 
 
 @pytest.mark.parametrize("state", OPEN)
 def test_it_waits_while_the_approval_is_open_and_fires_exactly_when_the_next_look_is_due(airflow, state):
     airflow.answers = [state]
     assert fired(a_trigger(until=NOW + timedelta(seconds=25))) == [{"approval": None}]
-    assert airflow.sleeps == [10, 10, 5]
+    assert airflow.sleeps == [5, 10, 10]
 
 
-def test_an_approval_that_has_ended_already_is_not_waited_for(airflow):
+def test_of_an_approval_that_has_ended_already_it_tells_as_soon_as_airflow_can_take_it(airflow):
     airflow.answers = ["success"]
     assert fired(a_trigger()) == [{"approval": "success"}]
-    assert airflow.sleeps == []
+    assert airflow.sleeps == [5]
 
 
 def test_where_the_moment_has_passed_it_fires_without_a_question(airflow):
@@ -133,7 +133,7 @@ def test_in_a_mapped_group_only_the_own_index_counts(airflow):
         {"manual__1": {**siblings, f"{APPROVE}_2": "success"}},
     ]
     assert fired(a_trigger(map_index=2)) == [{"approval": "success"}]
-    assert airflow.waited == 10
+    assert airflow.waited == 15
     assert airflow.questions[0]["map_index"] == 2
 
 
@@ -145,13 +145,13 @@ def test_a_passing_failure_of_airflows_api_ends_no_wait(airflow, caplog):
     airflow.answers = [*failures, "deferred", *failures, "success"]
     with caplog.at_level(logging.WARNING):
         assert fired(a_trigger(until=NOW + timedelta(days=1))) == [{"approval": "success"}]
-    assert airflow.waited == (2 * MOST_FAILURES - 1) * 10
+    assert airflow.waited == 5 + (2 * MOST_FAILURES - 1) * 10
 
 
 def test_a_failure_that_lasts_wakes_the_task_to_ask_itself(airflow):
     airflow.answers = [a_failure()]
     assert fired(a_trigger(until=NOW + timedelta(days=1))) == [{"approval": None}]
-    assert (len(airflow.questions), airflow.waited) == (MOST_FAILURES, 300)
+    assert (len(airflow.questions), airflow.waited) == (MOST_FAILURES, 305)
 
 
 def test_a_failure_delays_no_look(airflow):
