@@ -68,6 +68,7 @@ def airflow_environment(
         "API__WORKERS": 1,
         "API__SECRET_KEY": secrets.token_hex(16),
         "API_AUTH__JWT_SECRET": secrets.token_hex(64),
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,  # a worker often waits so long after its task has ended; the default is 5
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.2,
         "SCHEDULER__JOB_HEARTBEAT_SEC": 2,
         "SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": 2,

@@ -342,7 +342,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             "enabled": bool(found.enabled or (decision.enables and written)),
             "switched_on": decision.enables and written,
             "written": written,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),  # a bake counts from it, and must not be short
             "reason": self.reason,
             **audit.facts(),
             **move.facts,

@@ -135,7 +135,7 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
         return {
             "stage": self.percentage,
             "expected": self._order().expected,
-            "at": since.isoformat(timespec="seconds"),
+            "at": since.isoformat(timespec="milliseconds"),
             "by_hand": "; ".join(by_hand) or None,
             "approved_by": self._approver(context),
             "guardrails": next((each["guardrails"] for each in reversed(verdicts.values()) if each), None),

@@ -510,4 +510,5 @@ def allowed(worker: Sent, run_type: str) -> int:
     task = worker.task_id.rsplit(".", 1)[-1]
     if task == "ramp":  # read, variants, PATCH, read back; versions of one that may be overtaken; one for a refusal
         return 4 + (worker.try_number > 1 or run_type != "manual") + 1
-    return {"begin": 9, "watch": 2, "rollback": 3}[task]
+    # A watch asks only where the run's records are gone: since when, and by which weights.
+    return {"begin": 9, "watch": 3, "rollback": 3}[task]
