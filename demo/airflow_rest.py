@@ -50,7 +50,11 @@ class AirflowRest:
         if "Authorization" not in self._client.headers:
             token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
             self._client.headers["Authorization"] = f"Bearer {token}"
-        answer = self._client.request(method, f"/api/v2{path}", **arguments)
+        for _ in range(10):
+            answer = self._client.request(method, f"/api/v2{path}", **arguments)
+            if answer.status_code != 500 or "Database error" not in answer.text:
+                break
+            time.sleep(1)  # SQLite takes one writer at a time, and gives up on those that wait for 5 seconds
         if answer.is_error:
             raise AirflowRestError(f"{method} {path} -> {answer.status_code}: {answer.text[:2000]}")
         return answer.json() if answer.content else None

@@ -64,7 +64,7 @@ class Watched:
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
     ticks: list[str] = field(default_factory=list)
-    was_asked: bool = False
+    was_asked: float = 0.0
     answered: bool = False
 
     def start(self, name: str, conf: Mapping[str, Any] | None = None) -> None:
@@ -124,12 +124,14 @@ class Watched:
         """Answer as a person would: not in the very moment in which the question is asked."""
         states = {each["task_id"]: each["state"] for each in self.tasks("production_rollout")}
         asked = states["rollout.to_25.approve"] in ("deferred", "awaiting_input")
-        if self.was_asked and not self.answered:
+        # Airflow may still be ending the process that has asked.
+        if self.was_asked and not self.answered and time.monotonic() > self.was_asked + 4:
             run = f"/dags/production_rollout/dagRuns/{self.runs['production_rollout']}"
             path = f"{run}/taskInstances/rollout.to_25.approve/-1/hitlDetails"
             self.place.airflow.request("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {}})
             self.answered = True
-        self.was_asked = asked and states["rollout.to_25.watch_approval"] == "deferred"
+        if asked and states["rollout.to_25.watch_approval"] == "deferred":
+            self.was_asked = self.was_asked or time.monotonic()
 
     def dag_id(self, name: str) -> str:
         return {"again": "staged_rollout", "drill": "emergency_stop", "stop": "emergency_stop"}.get(name, name)
