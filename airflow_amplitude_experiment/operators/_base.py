@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from airflow_amplitude_experiment.hooks.experiment import AmplitudeExperimentHook
     from airflow_amplitude_experiment.hooks.guard import GuardedClient, Reading
 
+    from ._edit import Edit
+
 DEFAULT_CONNECTION = "amplitude_experiment_default"
 NAMES = ("experiment_key", "experiment_id", "flag_key", "flag_id")
 
@@ -144,7 +146,7 @@ class TargetMixin:
 
 
 class AmplitudeTargetOperator(TargetMixin, AmplitudeOperator):
-    """Base of the tasks of a staged rollout, which are all told which object it is.
+    """Base of the operators that are told which flag or experiment it is.
 
     :param experiment_key, experiment_id, flag_key, flag_id: the object; exactly one.
     :param project_id: its project, where the connection names none.
@@ -170,6 +172,38 @@ class AmplitudeTargetOperator(TargetMixin, AmplitudeOperator):
             flag_id=flag_id,
             project_id=project_id,
         )
+
+
+class AmplitudeEditOperator(AmplitudeTargetOperator):
+    """Base of the operators that change one flag or experiment, each in its own way.
+
+    What is asked for is settled before the first request; then the object is read, and changed.
+    """
+
+    writes_objects = True
+
+    def act(self, context: Context) -> dict[str, Any]:
+        """Settle what is asked for, read the object, change it."""
+        from ._edit import Edit
+        from ._past import skip_in_the_past
+
+        skip_in_the_past(context, self.log)
+        order = self.order(context)
+        with self.hook.get_conn() as client:
+            found = client.read(self.reading(client))
+            self.leave_link(context, client, found)
+            return self.edit(Edit(self, context, client, kind=self.kind, found=found, name=self.target), order)
+
+    @abstractmethod
+    def order(self, context: Context) -> Any:
+        """Return what is asked for, checked once templates are rendered.
+
+        :raises ValueError: what was given, and what is allowed; nothing has been sent.
+        """
+
+    @abstractmethod
+    def edit(self, edit: Edit, order: Any) -> dict[str, Any]:
+        """Decide, write, read back; return the record."""
 
 
 def project_named(named: str | int | None, of_connection: str | None) -> str | None:
