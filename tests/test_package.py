@@ -122,7 +122,11 @@ PUBLIC = {
     "RolloutRefused",
     "hooks": "AmplitudeExperimentHook AmplitudeAnalyticsHook",
     "operators": "AmplitudeCreateExperimentOperator AmplitudeCreateFlagOperator AmplitudeRampRolloutOperator "
-    "AmplitudeKillSwitchOperator AmplitudeApiCallOperator AmplitudeReconcileRolloutOperator",
+    "AmplitudeKillSwitchOperator AmplitudeApiCallOperator AmplitudeReconcileRolloutOperator "
+    "AmplitudeSyncVariantUsersOperator AmplitudeSyncVariantCohortsOperator AmplitudeExportCohortOperator "
+    "AmplitudeUpdateOperator AmplitudeSetVariantWeightsOperator AmplitudeDecideExperimentOperator "
+    "AmplitudeArchiveOperator AmplitudeCreateMutexGroupOperator AmplitudeUpdateMutexSlotOperator "
+    "AmplitudeCreateHoldoutGroupOperator AmplitudeUpdateHoldoutGroupOperator AmplitudeAssignDeploymentsOperator",
     "sensors": "AmplitudeEndDateSensor",
     "rollout": "RolloutPlan Stage Window staged_rollout SqlGuardrail SampleRatioGuardrail ThresholdGuardrail "
     "ChartGuardrail RolloutRefused",

@@ -8,19 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api_call import AmplitudeApiCallOperator as AmplitudeApiCallOperator
+    from .archive import AmplitudeArchiveOperator as AmplitudeArchiveOperator
     from .create import AmplitudeCreateExperimentOperator as AmplitudeCreateExperimentOperator
     from .create import AmplitudeCreateFlagOperator as AmplitudeCreateFlagOperator
+    from .decide import AmplitudeDecideExperimentOperator as AmplitudeDecideExperimentOperator
+    from .deployments import AmplitudeAssignDeploymentsOperator as AmplitudeAssignDeploymentsOperator
+    from .export_cohort import AmplitudeExportCohortOperator as AmplitudeExportCohortOperator
+    from .groups import AmplitudeCreateHoldoutGroupOperator as AmplitudeCreateHoldoutGroupOperator
+    from .groups import AmplitudeCreateMutexGroupOperator as AmplitudeCreateMutexGroupOperator
+    from .groups import AmplitudeUpdateHoldoutGroupOperator as AmplitudeUpdateHoldoutGroupOperator
+    from .groups import AmplitudeUpdateMutexSlotOperator as AmplitudeUpdateMutexSlotOperator
     from .kill import AmplitudeKillSwitchOperator as AmplitudeKillSwitchOperator
     from .ramp import AmplitudeRampRolloutOperator as AmplitudeRampRolloutOperator
     from .reconcile import AmplitudeReconcileRolloutOperator as AmplitudeReconcileRolloutOperator
+    from .sync import AmplitudeSyncVariantCohortsOperator as AmplitudeSyncVariantCohortsOperator
+    from .sync import AmplitudeSyncVariantUsersOperator as AmplitudeSyncVariantUsersOperator
+    from .update import AmplitudeUpdateOperator as AmplitudeUpdateOperator
+    from .weights import AmplitudeSetVariantWeightsOperator as AmplitudeSetVariantWeightsOperator
 
 _HOME = {
     "AmplitudeApiCallOperator": "api_call",
+    "AmplitudeArchiveOperator": "archive",
+    "AmplitudeAssignDeploymentsOperator": "deployments",
     "AmplitudeCreateExperimentOperator": "create",
     "AmplitudeCreateFlagOperator": "create",
+    "AmplitudeCreateHoldoutGroupOperator": "groups",
+    "AmplitudeCreateMutexGroupOperator": "groups",
+    "AmplitudeDecideExperimentOperator": "decide",
+    "AmplitudeExportCohortOperator": "export_cohort",
     "AmplitudeKillSwitchOperator": "kill",
     "AmplitudeRampRolloutOperator": "ramp",
     "AmplitudeReconcileRolloutOperator": "reconcile",
+    "AmplitudeSetVariantWeightsOperator": "weights",
+    "AmplitudeSyncVariantCohortsOperator": "sync",
+    "AmplitudeSyncVariantUsersOperator": "sync",
+    "AmplitudeUpdateHoldoutGroupOperator": "groups",
+    "AmplitudeUpdateMutexSlotOperator": "groups",
+    "AmplitudeUpdateOperator": "update",
 }
 __all__ = sorted(_HOME)
 
