@@ -1,0 +1,48 @@
+"""Who moves when the weights of variants change.
+
+Pure. Amplitude cuts the allocated users into one interval a variant, in the order of the variants and as long as
+their weights: a change of weights moves the borders, and everybody between an old and a new border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+Share = tuple[Fraction, str]
+
+
+def moved_share(before: Mapping[str, float], after: Mapping[str, float], order: Sequence[str]) -> float:
+    """Return the share of the allocated users, 0 to 1, who get another variant after a change of weights.
+
+    Weights that are all 0 give nobody a variant; then everybody moves who has one before or after.
+
+    :param before, after: weights by variant key; a variant that is not named has none.
+    :param order: the keys of the variants, in Amplitude's order, which decides who sits beside whom.
+    :raises ValueError: a variant that has a weight is missing from the order.
+    """
+    then, now = (list(_ends(weights, order)) for weights in (before, after))
+    borders = sorted({Fraction(0), *(end for end, _ in then), *(end for end, _ in now)})
+    moved = sum(
+        (right - left for left, right in pairwise(borders) if _variant_at(left, then) != _variant_at(left, now)),
+        Fraction(0),
+    )
+    return float(moved)
+
+
+def _ends(weights: Mapping[str, float], order: Sequence[str]) -> Iterator[Share]:
+    """Yield where each variant's interval ends, and the variant; intervals begin at 0 or where the last one ends."""
+    if missing := sorted(key for key, weight in weights.items() if weight and key not in order):
+        raise ValueError(f"{missing[0]!r} has a weight, but is none of the variants {', '.join(order) or '(none)'}")
+    parts = [(Fraction(weights.get(key, 0)), key) for key in order]
+    total = sum((part for part, _ in parts), Fraction(0))
+    end = Fraction(0)
+    for part, key in parts:
+        if part:
+            end += part / total
+            yield end, key
+
+
+def _variant_at(place: Fraction, ends: Sequence[Share]) -> str | None:
+    return next((key for end, key in ends if place < end), None)
