@@ -54,7 +54,7 @@ class AirflowRest:
             answer = self._client.request(method, f"/api/v2{path}", **arguments)
             if answer.status_code != 500 or "Database error" not in answer.text:
                 break
-            time.sleep(1)  # SQLite takes one writer at a time, and gives up on those that wait for 5 seconds
+            time.sleep(1)  # SQLite takes one writer at a time, and the api-server waits a second only: see of_component
         if answer.is_error:
             raise AirflowRestError(f"{method} {path} -> {answer.status_code}: {answer.text[:2000]}")
         return answer.json() if answer.content else None

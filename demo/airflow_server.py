@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from demo.airflow_rest import AirflowRest
-from demo.airflow_settings import LOOPBACK, airflow_environment, free_ports
+from demo.airflow_settings import LOOPBACK, airflow_environment, free_ports, of_component
 from demo.memory import MemorySampler
 from demo.process import GuardedProcess, ProcessDiedError, stop_all
 
@@ -88,7 +88,7 @@ class AirflowServer(AirflowRest):
         self._memory.start()
         self._migrate(env)
         for name, arguments in COMPONENTS.items():
-            self._launch(name, arguments, env)
+            self._launch(name, arguments, of_component(name, env, home=self.home))
         self._wait_until_healthy()
 
     def stop(self) -> None:

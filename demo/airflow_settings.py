@@ -61,7 +61,7 @@ def airflow_environment(
         "CORE__HOSTNAME_CALLABLE": "demo_hostname.loopback",
         "CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{port}/execution/",
         "CORE__FERNET_KEY": "",
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "DATABASE__SQL_ALCHEMY_CONN": _database(home, seconds=60),
         "API__HOST": LOOPBACK,
         "API__PORT": port,
         "API__BASE_URL": f"http://{LOOPBACK}:{port}",
@@ -93,6 +93,21 @@ def airflow_environment(
         **{f"AIRFLOW__{name}": str(value) for name, value in settings.items()},
         **{f"AIRFLOW_CONN_{name.upper()}": _as_text(value) for name, value in connections.items()},
     }
+
+
+def of_component(name: str, environment: Mapping[str, str], *, home: Path) -> dict[str, str]:
+    """Return the environment of one component.
+
+    The api-server waits for SQLite's one write lock a second, the others a minute. It writes a log in its event loop,
+    and what it does in threads commits by way of that loop: now and then the loop waits for a lock that only it can
+    release. A short wait ends that with an answer that is asked again; as long a wait elsewhere ended the scheduler.
+    """
+    own = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": _database(home, seconds=1)} if name == "api-server" else {}
+    return {**environment, **own}
+
+
+def _database(home: Path, *, seconds: int) -> str:
+    return f"sqlite:///{home}/airflow.db?timeout={seconds}"
 
 
 def _as_text(connection: str | Mapping[str, Any]) -> str:

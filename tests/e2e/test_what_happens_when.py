@@ -299,6 +299,7 @@ def driven(world: World, rows: dict[str, Steps]) -> dict[str, BaseException | No
             starting.add(name := to_start.pop(0))
             go_on(name)
         time.sleep(0.5)
+        world.airflow.check()
         world.look()
         for name in list(waiting):
             go_on(name)
