@@ -1,4 +1,4 @@
-"""How the queries of guardrails reach a warehouse: through the connection's own SQL hook, with every value bound.
+"""How queries reach a warehouse: through the connection's own SQL hook, with every value bound.
 
 Apart from a look, because here is all that differs between drivers: how they name what is bound, and what they
 return. A connection is opened at its first query of a look.
@@ -37,15 +37,25 @@ class Queries:
         return [str(column[0]) for column in hook.last_description or ()], list(rows)
 
     def _hook(self, conn_id: str) -> Any:
-        from airflow.providers.common.sql.hooks.sql import DbApiHook
-
         if conn_id not in self._hooks:
-            hook = BaseHook.get_hook(conn_id)
-            if not isinstance(hook, DbApiHook):
-                raise NoData(f"connection {conn_id!r} has no SQL hook but a {type(hook).__name__}")
-            hook.log_sql = False  # the same statement at every look says nothing; the record has its hash
-            self._hooks[conn_id] = hook
+            self._hooks[conn_id] = sql_hook(conn_id)
         return self._hooks[conn_id]
+
+
+def sql_hook(conn_id: str) -> Any:
+    """Return the connection's own SQL hook, told not to log what it runs.
+
+    The same statement at every look says nothing (the record has its hash), and what is bound may be ids of people.
+
+    :raises NoData: it has none.
+    """
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+    hook = BaseHook.get_hook(conn_id)
+    if not isinstance(hook, DbApiHook):
+        raise NoData(f"connection {conn_id!r} has no SQL hook but a {type(hook).__name__}")
+    hook.log_sql = False
+    return hook
 
 
 def bound(sql: str, values: Mapping[str, Any], placeholder: str) -> tuple[str, dict[str, Any] | list[Any]]:
