@@ -239,15 +239,22 @@ def _only(fields: Mapping[str, Check], required: tuple[str, ...] = ()) -> Callab
     return convert
 
 
-def _segment(value: Any) -> dict[str, Any]:
-    segment = _SEGMENT(value)
-    everyone = segment.pop("everyone", False)
-    if not segment["conditions"] and not everyone:
-        raise WrongValue(
-            f"segment {segment['name']!r} has no conditions and would catch every user; "
-            'add "everyone": True to it if that is meant'
-        )
-    return segment
+def _segment(*required: str) -> Callable[[Any], dict[str, Any]]:
+    """Return what reads a segment, or those of its parts that are given."""
+    read = _only(_SEGMENT_FIELDS, required)
+
+    def convert(value: Any) -> dict[str, Any]:
+        segment = read(value)
+        everyone = segment.pop("everyone", False)
+        if segment.get("conditions") == [] and not everyone:
+            name = f" {segment['name']!r}" if "name" in segment else ""
+            raise WrongValue(
+                f"segment{name} has no conditions and would catch every user; "
+                'add "everyone": True to it if that is meant'
+            )
+        return segment
+
+    return convert
 
 
 def _exposure_event(value: Any) -> dict[str, Any] | None:
@@ -339,18 +346,22 @@ _condition = Check(
         ("type", "prop", "op", "values"),
     ),
 )
-_SEGMENT = _only(
-    {
-        "name": name,
-        "conditions": list_of(_condition),
-        "percentage": percent,
-        "rolloutWeights": weights,
-        "bucketingKey": name,
-        "everyone": boolean,
-    },
-    ("name", "conditions", "percentage", "rolloutWeights"),
+_SEGMENT_FIELDS = {
+    "name": name,
+    "conditions": list_of(_condition),
+    "percentage": percent,
+    "rolloutWeights": weights,
+    "bucketingKey": name,
+    "everyone": boolean,
+}
+segments = list_of(
+    Check(
+        "a segment {name, conditions, percentage, rolloutWeights}",
+        _segment("name", "conditions", "percentage", "rolloutWeights"),
+    )
 )
-segments = list_of(Check("a segment {name, conditions, percentage, rolloutWeights}", _segment))
+segments_in_part = list_of(Check("a segment {name, conditions, percentage, rolloutWeights}", _segment("name")))
+segment_changes = Check("what changes in a segment {name, conditions, rolloutWeights, bucketingKey}", _segment())
 variants = list_of(
     Check(
         "a variant {key, name, description, payload}",
