@@ -16,6 +16,9 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+from ._analytics_reading import Unreadable as Unreadable
+from ._analytics_reading import checked_id, short
+
 Series = dict[str, list[tuple[str, float | None]]]
 
 LAST_ZONE = "Etc/GMT+12"
@@ -26,10 +29,6 @@ STALE_AFTER = 3
 
 class UnknownSeries(ValueError):
     """The chart has no series of this name. Rows of a group-by appear once there is data for them."""
-
-
-class Unreadable(Exception):
-    """An answer that holds no chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +94,7 @@ def checked_chart_id(given: Any) -> str:
 
     :raises ValueError: it can't be one; a chart's address is told apart from its id.
     """
-    text = given.strip() if isinstance(given, str) else ""
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
-        return text
-    within = re.search(r"/chart/([A-Za-z0-9_-]{1,64})", text)
-    meant = f"; {within[1]!r} may be meant" if within else ""
-    raise ValueError(
-        f"chart id is {_short(given)}, but must be the last part of the chart's address in Amplitude (letters, digits, "
-        f"- and _){meant}"
-    )
+    return checked_id("chart", given)
 
 
 def checked_zone(name: str) -> str:
@@ -212,9 +203,4 @@ def _zone(name: str) -> Any:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"timezone is {_short(name)}, but must be a name like 'Europe/Berlin'") from None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        raise ValueError(f"timezone is {short(name)}, but must be a name like 'Europe/Berlin'") from None

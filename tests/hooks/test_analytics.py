@@ -24,8 +24,8 @@ from airflow_amplitude_experiment.api import (
 from airflow_amplitude_experiment.api.errors import error_from_dict
 from airflow_amplitude_experiment.emulator import Emulator
 from airflow_amplitude_experiment.hooks import AmplitudeAnalyticsHook
+from airflow_amplitude_experiment.hooks._analytics_client import AnalyticsClient
 from airflow_amplitude_experiment.hooks._chart import Chart, UnknownSeries, Unreadable, checked_chart_id, read
-from airflow_amplitude_experiment.hooks._chart_request import AnalyticsClient
 
 API_KEY, SECRET = "0a1b2c3d4e5f-api-key", "9f8e7d6c5b4a-SECRET-KEY"
 BASIC = b64encode(f"{API_KEY}:{SECRET}".encode()).decode()
@@ -385,7 +385,7 @@ def test_a_rate_limit_says_when_to_try_again(
 
 
 def test_an_error_travels_as_the_one_that_everybody_knows() -> None:
-    from airflow_amplitude_experiment.hooks._chart_request import with_own_advice
+    from airflow_amplitude_experiment.hooks._analytics_errors import with_own_advice
 
     error = with_own_advice(AmplitudeRateLimited("slow", status=429, method="GET", path="/p", retry_after=7))
     for again in (error_from_dict(error.as_dict()), pickle.loads(pickle.dumps(error))):
@@ -406,9 +406,9 @@ def test_an_answer_that_holds_no_chart_is_an_error_and_no_empty_chart(hook: Give
 
 
 def client_of(hook: AmplitudeAnalyticsHook) -> tuple[AnalyticsClient, str]:
-    from airflow_amplitude_experiment.hooks.analytics import _opened
+    from airflow_amplitude_experiment.hooks.analytics import _timezone
 
-    return _opened(hook.get_connection("charts"))
+    return hook.get_conn(), _timezone(hook.get_connection("charts"))
 
 
 @pytest.mark.parametrize(
