@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
     cases = {name: code for name, (_, code) in CASES.items() if find_spec(code.split()[1].partition(".")[0])}
-    with _contained() as environment:
+    with contained() as environment:
         for code in cases.values():
             _measured(code, environment)  # writes the bytecode
         found: dict[str, list[list[float]]] = {name: [] for name in cases}
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 @contextmanager
-def _contained() -> Iterator[dict[str, str]]:
+def contained() -> Iterator[dict[str, str]]:
     """Yield an environment in which Airflow keeps everything in a folder that is removed afterwards."""
     CACHE.mkdir(exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="bench-", dir=CACHE))
