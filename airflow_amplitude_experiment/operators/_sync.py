@@ -129,15 +129,14 @@ class Sync:
             self._refuse_what_rules_forbid(change)
 
     def _client_deployments(self) -> list[str]:
-        """Return the client deployments that serve the object for local evaluation; the list tells their types."""
+        """Return the client deployments that serve the object for local evaluation, by their labels."""
         found = self.edit.found
         if found.evaluation_mode == "remote" or found.deployments == []:
             return []
         return [
             each.label or each.id
             for each in self.edit.client.read(listed(deployments.list()))
-            if each.type != "server" and not each.deleted
-            if found.deployments is None or each.id in found.deployments
+            if inclusions.serves_clients(each) and (found.deployments is None or each.id in found.deployments)
         ]
 
     def _refuse_what_rules_forbid(self, change: Change) -> None:

@@ -249,13 +249,14 @@ class AmplitudeSyncVariantUsersOperator(_SyncOperator):
         most 100,000 ids). There is no default.
     :param keep: ids that are never removed, such as testers; they are not added either.
     :param max_change: the most that may be added plus removed: a count (``200``), or a share of those who are there
-        before (``"10%"``, at most ``"100%"``). A share does not limit the first fill of an empty variant, because of
-        nobody there is no share; a count does.
+        before (``"10%"``, at most ``"100%"``). Of nobody there is no share, so the first fill of an empty variant
+        needs a count, or no limit. A re-run is never stopped by a limit that let its first try begin.
     :param allow_empty: let an empty source empty the variant.
     :param check_other_variants: read the other variants too, and refuse whoever is in one.
     :param into_running_experiment: change a running experiment all the same; the record says so.
     :param allow_readable_ids: include ids that look like e-mail addresses where a client deployment serves the
-        object for local evaluation, so that every client can read them. (The list of deployments tells the type.)
+        object for local evaluation, so that every client can read them. Whether one does, the list of deployments
+        tells by their keys: any that is not a server's counts as a client's.
     :param experiment_key, experiment_id, flag_key, flag_id: the object; exactly one.
     :param project_id: its project, where the connection names none.
     :param reason: why, for the log and the record.

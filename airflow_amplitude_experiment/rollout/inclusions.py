@@ -58,15 +58,13 @@ class Limit(NamedTuple):
     number: int | None = None
     share: Fraction | None = None
 
-    def allowed(self, before: int) -> int | None:
-        """Return how many may change; ``None`` for any number.
+    def allowed(self, before: int) -> int:
+        """Return how many may change.
 
-        Of nothing there is no share, so a share does not limit the first fill of an empty variant: it takes nobody
-        anything away, and would otherwise always be refused.
+        Of nothing a share is nothing. To let the first fill of an empty variant through would be of no use: where it
+        is cut off after a hundred, the rest is many times what is there, and no second try could complete it.
         """
-        if self.share is None:
-            return self.number
-        return int(self.share * before / 100) if before else None
+        return int(self.share * before / 100) if self.share is not None else self.number or 0
 
     def __str__(self) -> str:
         return f"{self.number:,}" if self.share is None else f"{float(self.share):g}%"
@@ -192,11 +190,15 @@ def refuse_large_change(what: str, change: Change, limit: Limit, *, noun: str) -
     :raises RolloutRefused: with the counts.
     """
     allowed = limit.allowed(change.before)
-    if allowed is not None and change.size > allowed:
-        raise RolloutRefused(
-            f"{what}: {change.size:,} {noun}s would change ({change}), but max_change={limit} allows {allowed:,}. "
-            "Nothing was written. Look at the source first; if it is right, run once with a larger max_change."
-        )
+    if change.size <= allowed:
+        return
+    advice = "Look at the source first; if it is right, run once with a larger max_change."
+    if not change.before and limit.share is not None:
+        advice = "Of nobody there is no share: fill the variant once without max_change, or with a count."
+    raise RolloutRefused(
+        f"{what}: {change.size:,} {noun}s would change ({change}), but max_change={limit} allows {allowed:,}. "
+        f"Nothing was written. {advice}"
+    )
 
 
 def refuse_readable(what: str, ids: Collection[str], deployments: Sequence[str]) -> None:
@@ -211,6 +213,16 @@ def refuse_readable(what: str, ids: Collection[str], deployments: Sequence[str])
             f"locally and served to a client deployment ({', '.join(deployments)}), so everybody who opens the "
             "application can read them. Nothing was written. Include opaque ids, or pass allow_readable_ids=True."
         )
+
+
+def serves_clients(deployment: Any) -> bool:
+    """Whether a deployment's key may be in the hands of everybody: it is not known to be a server's.
+
+    No documented answer shows a deployment's type; the keys of servers begin with ``server-``, and the key of a
+    project's default deployment is the project's own, which clients hold too.
+    """
+    is_server = deployment.type == "server" or str(deployment.key or "").startswith("server-")
+    return not deployment.deleted and not is_server
 
 
 def readable(ids: Collection[str]) -> int:
