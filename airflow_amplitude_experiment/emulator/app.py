@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import charts, control
+from . import charts, cohorts, control
 from .call import Call, Operation, answer, refusal
 from .clock import Clock, utc_now
 from .errors import ApiError, not_found
@@ -43,6 +43,7 @@ def application(world: World) -> App:
     app.add_api_route("/sdk/v2/flags", _sdk(world), methods=["GET"], response_model=None)
     app.add_api_route("/experiment/{rest:path}", _page(world), methods=["GET"], response_model=None)
     charts.mount(app, world)
+    cohorts.mount(app, world)
     control.mount(app, world)
     app.add_exception_handler(HTTPException, _unrouted(world))
     return Front(app, world)

@@ -86,15 +86,17 @@ class Limits:
                 free = moment + window
                 break
         text = f"Rate limit of cost {limit} per {window // 60} minutes exceeded by a query of cost {cost}."
-        raise ApiError(429, text, headers=self._wait(ceil(free - now)))
+        raise ApiError(429, text, headers=wait_headers(self._store, ceil(free - now)))
 
-    def _wait(self, seconds: int) -> dict[str, str]:
-        if self._store.options.retry_after == "none":
-            return {}
-        if self._store.options.retry_after == "seconds":
-            return {"Retry-After": str(seconds)}
-        moment = self._store.clock().astimezone(UTC) + timedelta(seconds=seconds)
-        return {"Retry-After": format_datetime(moment, usegmt=True)}
+
+def wait_headers(store: Store, seconds: int) -> dict[str, str]:
+    """Return how a 429 tells to wait so long: as seconds, as a date, or not at all."""
+    if store.options.retry_after == "none":
+        return {}
+    if store.options.retry_after == "seconds":
+        return {"Retry-After": str(seconds)}
+    moment = store.clock().astimezone(UTC) + timedelta(seconds=seconds)
+    return {"Retry-After": format_datetime(moment, usegmt=True)}
 
 
 # --- charts ------------------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ def _chart(world: World) -> _Endpoint:
         store, limits = world.store, world.chart_limits
         with store.lock:
             try:
-                keys = _keys(store, request.headers.get("authorization", ""))
+                keys = keys_in(store, request.headers.get("authorization", ""))
                 chart = store.charts.get(str(request.path_params["chart_id"]))
                 if chart is None or chart.project_id != keys.project_id:
                     raise not_found("There is no such chart in this project.")
@@ -214,7 +216,7 @@ def _events(world: World) -> _Endpoint:
     async def endpoint(request: Request) -> Response:
         with world.store.lock:
             try:
-                _keys(world.store, request.headers.get("authorization", ""))
+                keys_in(world.store, request.headers.get("authorization", ""))
                 return answer({"data": []})
             except ApiError as error:
                 return refusal(world.store, error)
@@ -227,7 +229,11 @@ def basic(keys: ProjectKeys) -> str:
     return base64.b64encode(f"{keys.api_key}:{keys.secret_key}".encode()).decode()
 
 
-def _keys(store: Store, header: str) -> ProjectKeys:
+def keys_in(store: Store, header: str) -> ProjectKeys:
+    """Return the keys that a request carries.
+
+    :raises ApiError: 401 where they are missing or unknown.
+    """
     scheme, _, text = header.partition(" ")
     try:
         given = base64.b64decode(text.strip(), validate=True).decode() if scheme.lower() == "basic" else ""

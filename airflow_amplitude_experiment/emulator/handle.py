@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from types import TracebackType
 from typing import Any
@@ -113,7 +113,7 @@ class Emulator:
         return json.dumps(connection)
 
     def airflow_analytics_connection(self, **extra: Any) -> str:
-        """Return the JSON for an ``AIRFLOW_CONN_…`` variable that leads to this project's charts."""
+        """Return the JSON for an ``AIRFLOW_CONN_…`` variable that leads to this project's charts and cohorts."""
         connection = {
             "conn_type": "amplitude_analytics",
             "login": self.analytics_api_key,
@@ -160,6 +160,16 @@ class Emulator:
             given = {**charts.describe(chart), **_camel(fields), "id": chart_id, "projectId": chart.project_id}
             self.world.store.charts[chart_id] = charts.make(given, chart.project_id)
             return charts.describe(self.world.store.charts[chart_id])
+
+    def add_cohort(self, cohort_id: str, users: Iterable[Any], **fields: Any) -> Json:
+        """Add a behavioral cohort.
+
+        :param users: user ids, or objects of ``user_id``, ``amplitude_id`` and properties.
+        :param fields: ``name``, ``description``.
+        """
+        given = {"projectId": self.project_id, "id": cohort_id, "users": list(users), **_camel(fields)}
+        with self.world.store.lock:
+            return seeds.add_cohort(self.world.store, given)
 
     def flag(self, key: str, *, project_id: str | None = None) -> Json:
         """Return a flag as it is now, with every field and each variant's users and cohorts."""

@@ -42,6 +42,11 @@ class Options:
     charts_at_once: int | None = 5  # H8
     chart_cost_per_5_minutes: int | None = 1000  # H8, H9
     chart_cost_per_hour: int | None = 108_000
+    cohort_looks: int = 1  # how often an export is said to be in progress
+    cohort_seconds: int = 0  # how long it is in progress at least
+    cohort_inline: int = 1000  # users up to which the file is the answer itself and no link; not documented
+    cohort_downloads: int | None = 500  # a month; H4
+    cohort_requests: int | None = 60  # in 10 minutes; H4
 
     def changed(self, changes: Mapping[str, Any]) -> Options:
         """Return these options with some replaced.

@@ -10,11 +10,12 @@ A document is JSON or YAML with these lists, all optional, in the API's own fiel
     mutexes:      [{key: one-of, name: One of, slots: [{percentage: 100, experiments: [checkout]}]}]
     holdouts:     [{key: held, name: Held, holdoutPercentage: 5, experiments: [checkout]}]
     charts:       [{id: abc1234, series: {control: {"2026-11-20": 0.5}, treatment: {"2026-11-20": 0.4}}}]
+    cohorts:      [{id: hmzct8qe, name: Beta testers, users: [qa-1, {user_id: qa-2, plan: pro}]}]
     options:      {ids: number}
 
 Fields that are left out get the API's defaults; ``id`` too. ``projectId`` may be left out where there is one
-project. ``apiKey`` and ``secretKey`` open a project's charts. Deployments may be named by id or label, members of
-groups by id or key. A variant may be a bare key and may carry ``users``, ``cohorts`` and ``rolloutWeight``.
+project. ``apiKey`` and ``secretKey`` open a project's charts and cohorts. Deployments may be named by id or label,
+members of groups by id or key. A variant may be a bare key and may carry ``users``, ``cohorts`` and ``rolloutWeight``.
 ``kind: web`` marks an experiment that the API does not edit (405). ``prerequisites: {other-flag: ["on"]}`` makes a
 flag depend on another one. A project without a default deployment gets one. ``versions`` gives a history; without
 it an object has one version. The fields of a chart are those of ``Emulator.add_chart``.
@@ -27,7 +28,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
-from . import build, charts
+from . import build, charts, cohorts
 from .clock import parse_moment, to_timestamp
 from .store import TOGGLES, Deployment, Json, Kind, ManagementKey, ProjectKeys, Store, Thing, Version, made_up
 
@@ -93,7 +94,7 @@ def load(store: Store, document: Mapping[str, Any]) -> None:
     :raises ValueError: an unknown field or a reference to something that is not there.
     :raises ApiError: a key that is already taken.
     """
-    known = {"projects", "keys", "deployments", "charts", "options", "nextIds", *_SECTIONS}
+    known = {"projects", "keys", "deployments", "charts", "cohorts", "options", "nextIds", *_SECTIONS}
     _only(document, known, "document")
     for project in document.get("projects", []):
         _load_project(store, project)
@@ -108,6 +109,8 @@ def load(store: Store, document: Mapping[str, Any]) -> None:
             add(store, kind, given)
     for given in document.get("charts", []):
         add_chart(store, given)
+    for given in document.get("cohorts", []):
+        add_cohort(store, given)
     _check_prerequisites(store)
     store.options = store.options.changed(document.get("options", {}))
     following = document.get("nextIds", {})
@@ -140,6 +143,15 @@ def add_chart(store: Store, given: Mapping[str, Any]) -> Json:
     return charts.describe(chart)
 
 
+def add_cohort(store: Store, given: Mapping[str, Any]) -> Json:
+    """Add one cohort as a seed describes it, and return it with every field."""
+    cohort = cohorts.make(given, _project_of(store, given))
+    if cohort.id in store.cohorts:
+        raise ValueError(f"cohort: the id {cohort.id} is already taken")
+    store.cohorts[cohort.id] = cohort
+    return cohorts.describe(cohort)
+
+
 def dump(store: Store, *, keys: bool) -> Json:
     """Return all state as a document; without ``keys`` every key is masked."""
     sections = {
@@ -152,6 +164,7 @@ def dump(store: Store, *, keys: bool) -> Json:
         "deployments": [_dump_deployment(one, keys) for one in store.deployments.values()],
         **sections,
         "charts": [charts.describe(one) for one in store.charts.values()],
+        "cohorts": [cohorts.describe(one) for one in store.cohorts.values()],
         "options": store.options.differing(),
         "nextIds": {"objects": store.next_id, "deployments": store.next_deployment_id},
     }

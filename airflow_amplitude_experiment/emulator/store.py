@@ -78,6 +78,17 @@ class SavedChart:
 
 
 @dataclass
+class Cohort:
+    """A behavioral cohort: of each user the ``amplitude_id``, the ``user_id`` (may be empty) and any properties."""
+
+    id: str
+    project_id: str
+    name: str
+    description: str
+    users: list[Json]
+
+
+@dataclass
 class Version:
     """One entry of an object's history, with the object as it was then."""
 
@@ -133,6 +144,7 @@ class Store:
         self.keys: dict[str, ManagementKey] = {}
         self.project_keys: dict[str, ProjectKeys] = {}
         self.charts: dict[str, SavedChart] = {}
+        self.cohorts: dict[str, Cohort] = {}
         self.deployments: dict[str, Deployment] = {}
         self.things: dict[str, Thing] = {}
         self.groups: dict[str, Thing] = {}  # those of the things that are groups

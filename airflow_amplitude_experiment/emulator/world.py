@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import charts, seeds
+from . import charts, cohorts, seeds
 from .clock import Clock, utc_now
 from .errors import ApiError
 from .faults import Faults
@@ -21,6 +21,7 @@ class World:
         self.store = Store(clock=clock)
         self.limits = RateLimits(self.store)
         self.chart_limits = charts.Limits(self.store)
+        self.exports = cohorts.Exports(self.store)
         self.faults = Faults()
         self.log = RequestLog(self._secrets)
         self._seed: Mapping[str, Any] = seeds.DEFAULT_SEED if seed is None else seed
@@ -33,6 +34,7 @@ class World:
             seeds.load(self.store, self._seed)
             self.limits.clear()
             self.chart_limits.clear()
+            self.exports.clear()
             self.faults.clear()
             self.log.clear()
 
@@ -73,3 +75,4 @@ class World:
         yield from [one.key for one in self.store.deployments.values()]
         for keys in list(self.store.project_keys.values()):
             yield from (charts.basic(keys), keys.secret_key, keys.api_key)
+        yield from [link for one in list(self.exports.all.values()) for link in list(one.links)]
