@@ -20,6 +20,13 @@ PEOPLE = ("individuals", "individual_inclusion", "individual_exclusion")
 
 LISTS = (*KINDS, *PEOPLE)
 TEXTS = ("name", "description")
+_COUNTED = {
+    "experiments": ("experiment", "experiments"),
+    "holdouts": ("holdout group", "holdout groups"),
+    "individuals": ("individual", "individuals"),
+    "individual_inclusion": ("person always held out", "people always held out"),
+    "individual_exclusion": ("person never held out", "people never held out"),
+}
 
 
 class Change:
@@ -136,7 +143,7 @@ class Change:
 
     def _told(self, ids: Mapping[str, Sequence[str]]) -> str:
         """Name members, and count people."""
-        people = [f"{len(ids[side])} {side}" for side in PEOPLE if ids.get(side)]
+        people = [counted(side, ids[side]) for side in PEOPLE if ids.get(side)]
         return ", ".join(filter(None, [self.members.names(ids), *people]))
 
     def _refuse_people_twice(self, coming: Mapping[str, Sequence[str]]) -> None:
@@ -146,14 +153,15 @@ class Change:
                 there = set(slot.individuals or ()) & set(coming.get("individuals", ()))
                 if there and slot.index != self.index:
                     raise self._refused(
-                        f"{len(there)} of the individuals stand in slot {slot.index} already, and only the first slot "
-                        "would count",
+                        f"{counted('individuals', [*there])} of those given in slot {slot.index} already, and only the "
+                        "first slot would count",
                         f"Remove them from slot {slot.index} first.",
                     )
         both = set(self.after.get("individual_inclusion", ())) & set(self.after.get("individual_exclusion", ()))
         if both and self.fields.keys() & {"individual_inclusion", "individual_exclusion"}:
             raise self._refused(
-                f"{len(both)} people would be held out always and never at once", "Remove them from one list first."
+                f"{len(both)} of the people would be held out always and never at once",
+                "Remove them from one list first.",
             )
 
     def _shares(self) -> str:
@@ -203,13 +211,13 @@ def stands(part: Any) -> dict[str, Any]:
 
 
 def in_words(part: Any) -> str:
-    """Return a part for the log: ``slot 1 (50 %): 2 experiments, 1 individuals``."""
-    words = {"experiments": "experiment(s)", "holdouts": "holdout group(s)", "individuals": "individual(s)"}
-    words |= {"individual_inclusion": "always held out", "individual_exclusion": "never held out"}
-    counts = [f"{len(getattr(part, side))} {words[side]}" for side in LISTS if getattr(part, side, None)]
-    name = (
-        f"slot {part.index} ({part.percentage} %)"
-        if hasattr(part, "index")
-        else f"{part.holdout_percentage} % held out"
-    )
+    """Return a part for the log: ``slot 1 (50 %): 2 experiments, 1 individual``."""
+    counts = [counted(side, ids) for side in LISTS if (ids := getattr(part, side, None))]
+    is_slot = hasattr(part, "index")
+    name = f"slot {part.index} ({part.percentage} %)" if is_slot else f"{part.holdout_percentage} % held out"
     return f"{name}: {', '.join(counts) or 'nobody'}"
+
+
+def counted(side: str, ids: Sequence[str]) -> str:
+    """Return how many stand in a list, in words."""
+    return f"{len(ids)} {_COUNTED[side][len(ids) != 1]}"

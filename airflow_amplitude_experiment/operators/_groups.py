@@ -23,7 +23,7 @@ from airflow_amplitude_experiment.hooks.projects import CALLS, refuse_id_in_seve
 from airflow_amplitude_experiment.ui.links import URL_KEY, object_url
 
 from ._edit import NAMESPACES, Edit
-from ._group_change import LISTS, TEXTS, Change, in_words, parts_of, stands, without
+from ._group_change import LISTS, TEXTS, Change, counted, in_words, parts_of, stands, without
 from ._members import KINDS, Members, refuse_taken_key
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def _differences(found: Any, wanted: Mapping[str, Any], members: Members) -> lis
         for side in LISTS:
             missing = without(described.get(side, ()), getattr(part, side, None) or ())
             if missing:
-                who = members.names({side: missing}) if side in KINDS else f"{len(missing)} of the {side}"
+                who = members.names({side: missing}) if side in KINDS else counted(side, missing)
                 different.append(f"{where}{who} not in it")
     return different
 

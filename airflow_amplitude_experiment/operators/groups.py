@@ -172,9 +172,15 @@ class _UpdateGroupOperator(_GroupOperator):
     def _change(self, groups: Groups, order: dict[str, Any], key: Any, object_id: Any) -> dict[str, Any]:
         """Change the group of this key or id."""
         self._require_one_name(key, object_id)
+        self._require_change(order)
         if (key := given(key)) is not None:
             return groups.update("key", check.name("key", key).strip(), order)
         return groups.update("id", str(check.numeric_id("id", object_id)), order)
+
+    def _require_change(self, values: Mapping[str, Any]) -> None:
+        changes = [name for name in self.fields if name not in ("mode", "slot")]
+        if all(values.get(name) is None for name in changes):
+            raise ValueError(f"Nothing is to be changed; give at least one of {', '.join(changes)}")
 
     def _require_one_name(self, key: Any, object_id: Any) -> None:
         named = [each for each in (key, object_id) if given(each) is not None]
@@ -333,8 +339,7 @@ class AmplitudeUpdateMutexSlotOperator(_UpdateGroupOperator):
         self.holdouts = holdouts
         self.individuals = individuals
         self._require_one_name(mutex_key, mutex_id)
-        if experiments is None and holdouts is None and individuals is None:
-            raise ValueError("Give at least one of experiments, holdouts and individuals")
+        self._require_change(vars(self))
         self._check_what_is_known()
 
     def change(self, groups: Groups, order: dict[str, Any]) -> dict[str, Any]:
@@ -390,6 +395,7 @@ class AmplitudeUpdateHoldoutGroupOperator(_UpdateGroupOperator):
         self.name = name
         self.description = description
         self._require_one_name(holdout_key, holdout_id)
+        self._require_change(vars(self))
         self._check_what_is_known()
 
     def change(self, groups: Groups, order: dict[str, Any]) -> dict[str, Any]:
