@@ -168,8 +168,7 @@ def gather(rows: Iterable[Any], pick: Callable[[Any], Any], *, cap: int, what: W
             skipped["blank"] += 1
         elif len(ids) == cap:
             raise TooMany(
-                f"{where}: more than {cap:,} different {what} ids (reading stopped at row {number:,}); Amplitude "
-                f"includes at most {INCLUSIONS_LIMIT:,} in one variant. {WAY_OUT[what]}"
+                f"{where}: more than {cap:,} different {what} ids (row {number:,} has one more). {_way_out(cap, what)}"
             )
         else:
             ids[found] = None
@@ -179,6 +178,12 @@ def gather(rows: Iterable[Any], pick: Callable[[Any], Any], *, cap: int, what: W
             "floats; nobody would be matched. Write them as whole numbers or as texts."
         )
     return Source(list(ids), skipped, number, where)
+
+
+def _way_out(cap: int, what: What) -> str:
+    if cap > INCLUSIONS_LIMIT:
+        return f"A variant has {INCLUSIONS_LIMIT:,} at the most; is this the source that is meant?"
+    return f"Amplitude includes {INCLUSIONS_LIMIT:,} in one variant at the most. {WAY_OUT[what]}"
 
 
 def _listed(text: str, where: str) -> Any:

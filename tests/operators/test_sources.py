@@ -144,7 +144,7 @@ def test_as_many_ids_as_the_cap_are_read():
 
 def test_one_id_beyond_the_cap_is_refused_with_the_way_out():
     text = refusal(from_values, map(str, range(2_001)))
-    assert "more than 2,000 different user ids (reading stopped at row 2,001)" in text
+    assert "more than 2,000 different user ids (row 2,001 has one more)" in text
     assert "AmplitudeSyncVariantCohortsOperator" in text
 
 
@@ -163,6 +163,12 @@ def test_too_many_cohorts_are_told_of_as_cohorts():
     text = refusal(from_values, ["c1", "c2"], cap=1, what="cohort")
     assert "more than 1 different cohort ids" in text
     assert "fewer cohorts" in text
+
+
+def test_a_cap_beyond_what_a_variant_takes_asks_for_another_source_not_for_a_cohort():
+    text = refusal(from_values, map(str, range(2_002)), cap=2_001)
+    assert "A variant has 2,000 at the most" in text
+    assert "cohort" not in text
 
 
 # Values
@@ -347,7 +353,7 @@ def test_what_a_query_binds_stands_in_no_log(warehouse, caplog):
 
 def test_no_more_rows_are_fetched_than_it_takes_to_pass_the_cap(warehouse):
     warehouse.holds((str(number),) for number in range(20_000))
-    with pytest.raises(TooMany, match=r"stopped at row 2,001"):
+    with pytest.raises(TooMany, match=r"row 2,001 "):
         query()
     assert warehouse.fetched <= 2_500
 
@@ -623,7 +629,7 @@ def parquet(tmp_path, monkeypatch):
 
 def test_a_column_of_parquet_is_read_in_batches_up_to_the_cap(parquet):
     table, path = parquet({"mail": [], "user_id": list(range(100_000))})
-    assert "stopped at row 2,001" in refusal(from_path, path, column="USER_ID")
+    assert "row 2,001 has one more" in refusal(from_path, path, column="USER_ID")
     assert table.taken == 5
 
 
