@@ -150,7 +150,7 @@ class Audit:
         try:
             yield
         except Exception as error:
-            self.result(**line, outcome=_failure(error))
+            self.result(**line, outcome=failure(error))
             raise
         self.result(**line, outcome="accepted")
 
@@ -192,7 +192,7 @@ def _what(
     }
 
 
-def _failure(error: Exception) -> str:
+def failure(error: Exception) -> str:
     """Return why a write did not end well; what the API answered may hold ids of users, and stays out."""
     from airflow_amplitude_experiment.api.errors import AmplitudeError, AmplitudeReadOnly, RolloutRefused
 

@@ -11,8 +11,8 @@ from airflow_amplitude_experiment.api._checks import boolean, one_of, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._assets import announce
-from ._audit import Audit
-from ._base import AmplitudeOperator, TargetMixin, given, is_known
+from ._audit import Audit, failure
+from ._base import AmplitudeTargetOperator, given, is_known
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -70,7 +70,7 @@ class Move(NamedTuple):
         }
 
 
-class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
+class AmplitudeRampRolloutOperator(AmplitudeTargetOperator):
     """Move the rollout percentage of one flag or experiment, and nothing else.
 
     Reads the object, decides, writes once, and reads back. An object that already stands at the percentage costs
@@ -99,8 +99,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
     """
 
     template_fields: Sequence[str] = (
-        *AmplitudeOperator.template_fields,
-        *TargetMixin.target_fields,
+        *AmplitudeTargetOperator.template_fields,
         "percentage",
         "from_percentage",
         "segment",
@@ -121,21 +120,9 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
         allow_decrease: bool | str = False,
         enable: bool | str = False,
         on_drift: Literal["fail", "continue", "overwrite"] | str = "fail",
-        experiment_key: str | None = None,
-        experiment_id: str | int | None = None,
-        flag_key: str | None = None,
-        flag_id: str | int | None = None,
-        project_id: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.name_target(
-            experiment_key=experiment_key,
-            experiment_id=experiment_id,
-            flag_key=flag_key,
-            flag_id=flag_id,
-            project_id=project_id,
-        )
         self.percentage = percentage
         self.from_percentage = from_percentage
         self.segment = segment
@@ -174,8 +161,8 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
             audit.intent(**move.line(self.kind))
             try:
                 self._send(client, move)
-            except AmplitudeReadOnly:
-                audit.result(**move.line(self.kind), outcome="not sent: the connection is read-only")
+            except AmplitudeReadOnly as refusal:
+                audit.result(**move.line(self.kind), outcome=failure(refusal))
                 return self._report(context, audit, move, written=False)
             except (AmplitudeError, RolloutRefused) as error:
                 if getattr(error, "maybe_applied", False) and attempt < ATTEMPTS:
@@ -183,7 +170,7 @@ class AmplitudeRampRolloutOperator(TargetMixin, AmplitudeOperator):
                     time.sleep(SECONDS_BEFORE_ANOTHER_LOOK)
                     lost = move
                     continue
-                audit.result(**move.line(self.kind), outcome=f"failed: {error}")
+                audit.result(**move.line(self.kind), outcome=failure(error))
                 raise
             return self._done(context, audit, move)
         raise AssertionError  # the last attempt returns or raises

@@ -21,7 +21,7 @@ from airflow_amplitude_experiment.rollout.guardrails import callables, described
 from airflow_amplitude_experiment.rollout.plan import RolloutPlan, Stage
 from airflow_amplitude_experiment.rollout.windows import aware
 
-from ._base import AmplitudeOperator, TargetMixin, given, is_known
+from ._base import AmplitudeTargetOperator, given, is_known
 from ._run import now
 from .ramp import AmplitudeRampRolloutOperator, Move, Order
 
@@ -80,8 +80,7 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
     """
 
     template_fields: Sequence[str] = (
-        *AmplitudeOperator.template_fields,
-        *TargetMixin.target_fields,
+        *AmplitudeTargetOperator.template_fields,
         "start",
         "from_percentage",
         "segment",
@@ -99,11 +98,6 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
         segment: str | None = None,
         guardrails: Sequence[Guardrail] = (),
         alpha: float = 0.05,
-        experiment_key: str | None = None,
-        experiment_id: str | int | None = None,
-        flag_key: str | None = None,
-        flag_id: str | int | None = None,
-        project_id: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         whole = RolloutPlan.from_dict(plan) if isinstance(plan, Mapping) else RolloutPlan.of(plan)
@@ -114,11 +108,6 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
             allow_decrease=False,
             enable=False,
             on_drift="fail",
-            experiment_key=experiment_key,
-            experiment_id=experiment_id,
-            flag_key=flag_key,
-            flag_id=flag_id,
-            project_id=project_id,
             **kwargs,
         )
         self.plan = whole.as_dict()
