@@ -272,9 +272,10 @@ def test_a_breach_takes_a_production_rollout_back_and_tells_slack_once(watched):
 
 def test_a_reconcile_rollout_goes_one_stage_a_tick_and_no_sooner_than_its_bake_is_over(watched):
     records = [watched.place.airflow.xcom("reconcile_soon", run_id, "tick") for run_id in watched.ticks]
-    assert [each["after"] for each in records if each["written"]] == [10, 100]
-    assert watched.asked("new-search") == [10, 100]
-    assert len(records) > 2, "a tick between the two had come too early"
+    written = [each for each in records if each["written"]]
+    assert [each["after"] for each in written] == watched.asked("new-search") == [10, 100]
+    first, second = (datetime.fromisoformat(each["at"]) for each in written)
+    assert second - first >= timedelta(seconds=25)  # on all but the slowest machines a tick comes too early before
     assert watched.ticks[0].startswith("scheduled__")
 
 
