@@ -10,12 +10,13 @@ no cohorts), and the connection ``amplitude_experiment_default`` (type Amplitude
 import os
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from airflow_amplitude_experiment.operators import AmplitudeSyncVariantCohortsOperator
 from airflow_amplitude_experiment.rollout import Stage, staged_rollout
 
 FLAG = "new-editor"
+COHORT = "b37tzqx9"  # the end of its address in Amplitude
 DAY = os.environ.get("ROLLOUT_DAY", "1d")  # tests have shorter days
 
 with DAG(
@@ -27,13 +28,12 @@ with DAG(
     # No dagrun_timeout: it would fail a rollout that waits as it should, and skip the rollback.
     default_args={"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True},
     tags=["amplitude", "rollout"],
-    params={"cohort": Param(type="string", minLength=1, title="Cohort", description="Its id, from its address.")},
 ) as dag:
     beta = AmplitudeSyncVariantCohortsOperator(
         task_id="beta",
         flag_key=FLAG,
         variant="on",
-        cohorts=["{{ params.cohort }}"],
+        cohorts=[COHORT],
         mode="replace",  # these cohorts and no others; "add" leaves what is there
         reason="beta of the new editor",
     )

@@ -27,8 +27,10 @@ def test_code_that_is_shown_compiles(code):
     compile(code, "shown", "exec")
 
 
-@pytest.mark.parametrize("code", [block for block in BLOCKS if "staged_rollout(" in block.values[0]])
-def test_a_rollout_that_is_shown_makes_a_dag(code):
+@pytest.mark.parametrize(
+    "code", [block for block in BLOCKS if re.search(r"staged_rollout\(|Operator\(", block.values[0])]
+)
+def test_a_rollout_or_an_operator_that_is_shown_makes_a_dag(code):
     names = {}
     with DAG("around", schedule=None):
         exec(compile(code, "shown", "exec"), names)
