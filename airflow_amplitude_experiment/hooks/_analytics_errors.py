@@ -200,3 +200,22 @@ COHORT: Words = {
     errors.AmplitudeInvalidRequest: CohortInvalidRequest,
     errors.AmplitudeUnexpectedAnswer: CohortUnexpectedAnswer,
 }
+
+
+class ExportUnanswered(_Advised, errors.AmplitudeConnectionError):
+    """No answer to the question for an export arrived."""
+
+    advice = f"It may count as one of the month's downloads. {errors.AmplitudeConnectionError.advice}"
+
+
+class ExportFailed(_Advised, errors.AmplitudeServerError):
+    """5xx to the question for an export."""
+
+    advice = f"It may count as one of the month's downloads. {errors.AmplitudeServerError.advice}"
+
+
+EXPORT: Words = {
+    **COHORT,
+    errors.AmplitudeConnectionError: ExportUnanswered,
+    errors.AmplitudeServerError: ExportFailed,
+}

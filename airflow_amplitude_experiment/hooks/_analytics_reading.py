@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
+IN_PROGRESS, COMPLETED = "JOB INPROGRESS", "JOB COMPLETED"
+"""How an export of a cohort stands. Nothing else is documented."""
+
 
 class Unreadable(Exception):
     """An answer that doesn't hold what was asked for."""

@@ -15,10 +15,11 @@ from airflow_amplitude_experiment.api._checks import Check
 from airflow_amplitude_experiment.api._checks import name as a_name
 
 from ._analytics_client import Question
-from ._analytics_errors import COHORT
+from ._analytics_errors import COHORT, EXPORT
+from ._analytics_reading import COMPLETED as COMPLETED
+from ._analytics_reading import IN_PROGRESS as IN_PROGRESS
 from ._analytics_reading import Unreadable, checked_id
 
-IN_PROGRESS, COMPLETED = "JOB INPROGRESS", "JOB COMPLETED"
 _ID = {"id": Check("a cohort's id", lambda given: checked_id("cohort", given))}
 _REQUEST_ID = r"[A-Za-z0-9._~-]{1,200}"
 
@@ -78,7 +79,7 @@ def export(cohort_id: str, *, props: bool | Sequence[str] = False) -> Question[s
         except ValueError:
             raise Unreadable("JSON without the id of an export") from None
 
-    return Question(_EXPORT, request_id, {"id": cohort_id}, query, words=COHORT, counts=True)
+    return Question(_EXPORT, request_id, {"id": cohort_id}, query, words=EXPORT, counts=True)
 
 
 def status(request_id: str) -> Question[str]:
