@@ -39,6 +39,7 @@ from airflow_amplitude_experiment.rollout.description import (
 )
 
 from ._audit import Audit
+from ._served import ever_served
 
 ATTEMPTS = 3
 SECONDS_BEFORE_ANOTHER_LOOK = (1.0, 2.0, 4.0)
@@ -267,9 +268,8 @@ class Creation:
     def _plan(self, found: Any, different: Sequence[Difference]) -> adopt.Update:
         """Decide the update; the versions are read only where it matters whether anybody was ever served."""
         changes = [*different, *adopt.changes_of_second_call(self.wanted, found)]
-        served = found.enabled is not False
-        if not served and any(each.moves_users and each.shown for each in changes):
-            served = adopt.was_served(found, self.client.send(self.calls.versions(found.id)))
+        moving = any(each.moves_users and each.shown for each in changes)
+        served = ever_served(self.client, self.calls, found) if moving else found.enabled is not False
         return adopt.update(self.wanted, found, different, served=served)
 
     def _send_update(self, found: Any, plan: adopt.Update) -> bool:

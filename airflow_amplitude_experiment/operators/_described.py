@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_amplitude_experiment.api import _checks as check
@@ -16,6 +17,7 @@ from airflow_amplitude_experiment.api import _checks as check
 from ._base import given, is_known
 
 if TYPE_CHECKING:
+    from airflow_amplitude_experiment.api._checks import Check
     from airflow_amplitude_experiment.rollout.description import Wanted
 
 POST_FIELDS = {
@@ -40,8 +42,22 @@ PATCH_FIELDS = {
     "sticky_bucketing": check.boolean,
     "exposure_event": check.exposure_event,
 }
-STRUCTURED = frozenset({"variants", "rollout_weights", "target_segments", "deployments", "tags", "exposure_event"})
-ARGUMENTS = {name: name for name in (*POST_FIELDS, *PATCH_FIELDS)} | {
+DESCRIBING = {**POST_FIELDS, **PATCH_FIELDS}
+STRUCTURED = frozenset(
+    {
+        "variants",
+        "rollout_weights",
+        "target_segments",
+        "segment_changes",
+        "deployments",
+        "tags",
+        "add_tags",
+        "remove_tags",
+        "exposure_event",
+        "clear",
+    }
+)
+ARGUMENTS = {name: name for name in DESCRIBING} | {
     # A task's own start_date says when Airflow starts it, and stands in many a default_args.
     "start_date": "experiment_start_date",
     "end_date": "experiment_end_date",
@@ -58,19 +74,27 @@ EXPERIMENTS_ONLY = (
 FLAG_ARGUMENTS = tuple(argument for argument in ARGUMENTS.values() if argument not in EXPERIMENTS_ONLY)
 
 
-def check_what_is_known(values: Mapping[str, Any]) -> None:
-    """Check the values that no template fills in later.
+def check_what_is_known(values: Mapping[str, Any], fields: Mapping[str, Check] = DESCRIBING) -> dict[str, Any]:
+    """Check the values that no template fills in later, and return them as they are sent.
 
     :param values: the operator's arguments by the names of the API's fields.
+    :param fields: what each may hold.
     :raises ValueError: a value that the API would not take.
     """
-    known = {name: value for name, value in values.items() if given(value) is not None and is_known(value)}
-    checked = {}
-    for name, value in known.items():
-        argument = ARGUMENTS[name]
-        value = _read(argument, value) if name in STRUCTURED else value
-        checked[name] = {**POST_FIELDS, **PATCH_FIELDS}[name](argument, value)
-    check.refuse_local_amplitude_id(checked)
+    return checked({name: value for name, value in values.items() if is_known(value)}, fields)
+
+
+def checked(values: Mapping[str, Any], fields: Mapping[str, Check]) -> dict[str, Any]:
+    """Return the values that are given, as they are sent.
+
+    :raises ValueError: a value that the API would not take.
+    """
+    read = {}
+    for name, value in values.items():
+        if given(value) is not None:
+            argument = ARGUMENTS.get(name, name)
+            read[name] = fields[name](argument, structured(argument, value) if name in STRUCTURED else value)
+    return check.refuse_local_amplitude_id(read)
 
 
 def described(
@@ -89,7 +113,7 @@ def described(
         raise ValueError(f"The {kind} is named by an empty text; was it left out of the form or the conf?")
     key = check.name("key", key).strip()
     plain = {
-        name: _read(ARGUMENTS[name], value) if name in STRUCTURED else value
+        name: structured(ARGUMENTS[name], value) if name in STRUCTURED else value
         for name, value in values.items()
         if given(value) is not None
     }
@@ -107,8 +131,31 @@ def described(
     return wanted, raw
 
 
-def _read(argument: str, value: Any) -> Any:
-    """Return a list or mapping, which a template renders as JSON (``{{ params.variants | tojson }}``)."""
+def refuse_dates_of_the_task(arguments: Mapping[str, Any]) -> None:
+    """Refuse an experiment's dates under the names of a task's own, which say when Airflow starts it.
+
+    :raises ValueError: with the name to use.
+    """
+    for own_date in ("start_date", "end_date"):
+        if isinstance(arguments.get(own_date), str):
+            raise ValueError(f"{own_date} is the task's own in Airflow; the experiment's is experiment_{own_date}")
+
+
+def as_text(name: str, moment: str | date | None) -> str | None:
+    """Return a date as text: Airflow keeps template fields as plain values.
+
+    :raises ValueError: a moment without a time zone.
+    """
+    if isinstance(moment, datetime) and moment.tzinfo is None:
+        raise ValueError(f"{name} is {moment.isoformat()}, a moment without a time zone; give an aware datetime")
+    return moment.isoformat() if isinstance(moment, date) else moment
+
+
+def structured(argument: str, value: Any) -> Any:
+    """Return a list or mapping, which a template renders as JSON (``{{ params.variants | tojson }}``).
+
+    :raises ValueError: a text that is no JSON.
+    """
     if not isinstance(value, str):
         return json.loads(json.dumps(value)) if is_known(value) else value
     try:

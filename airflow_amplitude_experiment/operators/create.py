@@ -20,7 +20,15 @@ from airflow_amplitude_experiment.ui.links import URL_KEY, OpenInAmplitudeLink
 from ._assets import announce
 from ._audit import Audit
 from ._base import AmplitudeOperator, given, is_known, project_named
-from ._described import ARGUMENTS, EXPERIMENTS_ONLY, FLAG_ARGUMENTS, check_what_is_known, described
+from ._described import (
+    ARGUMENTS,
+    EXPERIMENTS_ONLY,
+    FLAG_ARGUMENTS,
+    as_text,
+    check_what_is_known,
+    described,
+    refuse_dates_of_the_task,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -76,9 +84,7 @@ class _CreateOperator(AmplitudeOperator):
         adopt_live: bool | str = False,
         **kwargs: Any,
     ) -> None:
-        for own_date in ("start_date", "end_date"):
-            if isinstance(kwargs.get(own_date), str):
-                raise ValueError(f"{own_date} is the task's own in Airflow; the experiment's is experiment_{own_date}")
+        refuse_dates_of_the_task(kwargs)
         super().__init__(**kwargs)
         self.key = key
         self.project_id = project_id
@@ -183,16 +189,6 @@ class _CreateOperator(AmplitudeOperator):
         return record
 
 
-def _as_text(name: str, moment: str | date | None) -> str | None:
-    """Return a date as text: Airflow keeps template fields as plain values.
-
-    :raises ValueError: a moment without a time zone.
-    """
-    if isinstance(moment, datetime) and moment.tzinfo is None:
-        raise ValueError(f"{name} is {moment.isoformat()}, a moment without a time zone; give an aware datetime")
-    return moment.isoformat() if isinstance(moment, date) else moment
-
-
 def _began(context: Context, *, again: bool) -> datetime | None:
     """Return since when an object may be this run's own work; ``None`` where this run can't have made one yet."""
     run = context.get("dag_run")
@@ -277,8 +273,8 @@ class AmplitudeCreateExperimentOperator(_CreateOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.experiment_type = experiment_type
-        self.experiment_start_date = _as_text("experiment_start_date", experiment_start_date)
-        self.experiment_end_date = _as_text("experiment_end_date", experiment_end_date)
+        self.experiment_start_date = as_text("experiment_start_date", experiment_start_date)
+        self.experiment_end_date = as_text("experiment_end_date", experiment_end_date)
         self.sticky_bucketing = sticky_bucketing
         self.exposure_event = exposure_event
         check_what_is_known(self._values())

@@ -15,7 +15,7 @@ from airflow_amplitude_experiment.api import Call, RolloutRefused
 
 from .description import Difference, Wanted, moment_of, second_call
 from .ramp import last_change
-from .segments import writable
+from .segments import rewritten
 
 IfExists = Literal["adopt", "update", "fail"]
 THE_RAMPS = frozenset({"enabled", "rollout_percentage"})
@@ -127,7 +127,7 @@ def update(wanted: Wanted, found: Any, different: Sequence[Difference], *, serve
     if "tags" in patch:
         patch["tags"] = list(dict.fromkeys([*(found.tags or ()), *patch["tags"]]))
     if "target_segments" in patch:
-        patch["target_segments"] = _segments_to_write(wanted, found)
+        patch["target_segments"] = rewritten(found, wanted.post["target_segments"])
     missing = [each for each in wanted.post.get("deployments", ()) if each not in (found.deployments or ())]
     return Update(
         patch=patch,
@@ -174,24 +174,6 @@ def _both(difference: Difference) -> tuple[list[Any], list[Any]]:
 
 def _within(some: Collection[Any], more: Collection[Any] | None) -> bool:
     return {str(each) for each in some} <= {str(each) for each in more or ()}
-
-
-def _segments_to_write(wanted: Wanted, found: Any) -> list[dict[str, Any]]:
-    """Return the described segments with what is there and not described: the percentages, the bucketing keys.
-
-    :raises RolloutRefused: something in the list can't be written back (law 6), or a bandit runs.
-    """
-    if getattr(found, "experiment_type", None) == "multi-arm-bandit" and found.enabled:
-        what = "is a running bandit: Amplitude moves its weights itself, and writing segments back would undo that."
-        raise refusal(wanted, found, what, "Change the segments in Amplitude.")
-    there = {each.name: writable(found.key, each.as_json()) for each in found.target_segments or ()}
-    written = []
-    for segment in wanted.post["target_segments"]:
-        old = there.get(segment["name"], {})
-        kept = {"bucketingKey": old["bucketingKey"]} if "bucketingKey" in old else {}
-        moved = {"percentage": old["percentage"]} if old else {}
-        written.append({**kept, **segment, **moved, **({} if segment["conditions"] else {"everyone": True})})
-    return written
 
 
 def _new_variants(wanted: Wanted, changes: Sequence[Difference]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Who moves when the weights of variants change.
+"""Who moves between variants when weights or target segments change.
 
 Pure. Amplitude cuts the allocated users into one interval a variant, in the order of the variants and as long as
 their weights: a change of weights moves the borders, and everybody between an old and a new border.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
+
+from .description import alike
 
 Share = tuple[Fraction, str]
 
@@ -29,6 +32,33 @@ def moved_share(before: Mapping[str, float], after: Mapping[str, float], order: 
         Fraction(0),
     )
     return float(moved)
+
+
+def segments_move_users(found: Any, after: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether other target segments may give somebody another variant.
+
+    They do not while the same conditions stand in the same order before the same weights and bucketing keys, nor
+    where all of them, and the rest of the users, are split alike.
+
+    :param after: the segments as they are to be, in the API's words.
+    """
+    was = [each.as_json() for each in found.target_segments or ()]
+    pairs = list(zip(was, after, strict=False))
+    same_people = len(was) == len(after) and all(_catch_alike(old, new) for old, new in pairs)
+    if same_people and all(_split_alike(found, old, new) for old, new in pairs):
+        return False
+    rest = {"rolloutWeights": found.rollout_weights}
+    return not all(_split_alike(found, rest, each) for each in (*was, *after))
+
+
+def _catch_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return alike("conditions", one.get("conditions"), other.get("conditions"))
+
+
+def _split_alike(found: Any, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two segments give a user the same variant; where one names no bucketing key, the object's counts."""
+    keys = [each.get("bucketingKey") or found.bucketing_key for each in (one, other)]
+    return keys[0] == keys[1] and alike("rolloutWeights", one.get("rolloutWeights"), other.get("rolloutWeights"))
 
 
 def _ends(weights: Mapping[str, float], order: Sequence[str]) -> Iterator[Share]:
