@@ -19,7 +19,8 @@ from airflow_amplitude_experiment.hooks.freeze import Freeze
 from airflow_amplitude_experiment.hooks.moves import lets_in, own_rises
 from airflow_amplitude_experiment.hooks.write import Write
 from airflow_amplitude_experiment.rollout.decision import Order, Step, losing_for_a_moment, missing, plan, shifts
-from airflow_amplitude_experiment.rollout.history import stopped_since
+from airflow_amplitude_experiment.rollout.history import percentage_of, stopped_since
+from airflow_amplitude_experiment.rollout.ramp import last_change
 from airflow_amplitude_experiment.rollout.traffic import included
 
 from ._base import CANNOT_HEAL
@@ -33,7 +34,7 @@ class Run:
     :param since: when the run was due, or began where a person started it.
     :param by_hand: a person started it.
     :param again: it is not the first time that this task runs.
-    :param ramps: the records of this run's earlier ramps.
+    :param ramps: the records of this run's earlier tasks that set a percentage, the oldest first.
     """
 
     since: datetime
@@ -101,30 +102,36 @@ class Deciding:
     # --- before the first write -----------------------------------------------------------------------------------
 
     def _refuse_what_was_stopped(self, found: Any, steps: Sequence[Step], *, again: bool) -> None:
-        """Refuse to raise or enable what a person or a guard took down (law 9)."""
+        """Refuse to raise or enable what a person or a guard took down (law 9).
+
+        What stands where this run's own ramps left it was not taken down. Else the versions are asked, except in the
+        first try of a run that a person started just for this.
+        """
         run, enables = self.run, any(step.fields.get("enabled") for step in steps)
         if run is None or not (enables or self.order.decision == "rollout"):
             return
         own = [each for each in run.ramps if (each.get("kind"), each.get("id")) == ("experiment", found.id)]
-        if run.by_hand and not (again or run.again or enables or own):
+        left_at = {each.get("segment"): each.get("after", each.get("rollout_percentage")) for each in own}
+        scopes = (None, *(each.name for each in found.target_segments or ()))
+        for scope in scopes:
+            if (percentage_of(found, scope) or 0) < (left_at.get(scope) or 0):
+                self._refuse_stopped(scope, f"stands below the {left_at[scope]} % that this run raised it to")
+        if not enables:
+            scopes = tuple(each for each in scopes if each not in left_at)
+        if not scopes or not (again or run.again or enables or not run.by_hand):
             return
         versions = self.edit.client.send(self.edit.calls.versions(found.id))
-        for segment in (None, *(each.name for each in found.target_segments or ())):
-            how = stopped_since(
-                versions,
-                run.since,
-                found,
-                segment=segment,
-                own=own,
-                ever_switched_off=enables and not run.by_hand,
-            )
-            if how:
-                where = f" (target segment {segment!r})" if segment else ""
-                raise RolloutRefused(
-                    f"{self.edit.name}{where} {how}. This run looks back to {run.since:%Y-%m-%dT%H:%MZ}; the decision "
-                    f"{self.order} would undo somebody's stop. Nothing more was written. To decide all the same, "
-                    "trigger a new run by hand."
-                )
+        for scope in scopes:
+            ever = enables and not run.by_hand
+            if how := stopped_since(versions, run.since, found, segment=scope, own=own, ever_switched_off=ever):
+                self._refuse_stopped(scope, f"{how}. This run looks back to {run.since:%Y-%m-%dT%H:%MZ}")
+
+    def _refuse_stopped(self, segment: str | None, how: str) -> None:
+        where = f", target segment {segment!r}," if segment else ""
+        raise RolloutRefused(
+            f"{self.edit.name}{where} {how}.{last_change(self.edit.found)} The decision {self.order} would undo "
+            "somebody's stop. Nothing more was written. To decide all the same, trigger a new run by hand."
+        )
 
     def _check_rules(self, found: Any, steps: Sequence[Step]) -> None:
         """Refuse now what a later step would be refused for: nothing is left half done."""

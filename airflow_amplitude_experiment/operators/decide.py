@@ -154,7 +154,7 @@ class AmplitudeDecideExperimentOperator(AmplitudeEditOperator):
         return Run(since=since, by_hand=by_hand, again=again, ramps=self._earlier_ramps(context))
 
     def _earlier_ramps(self, context: Context) -> list[dict[str, Any]]:
-        """Return what this run's earlier ramps wrote: they explain versions that don't show a percentage."""
+        """Return what this run's earlier tasks left the percentage at, the oldest record first."""
         tasks = [
             task.task_id
             for task in self.get_flat_relatives(upstream=True)
@@ -162,7 +162,8 @@ class AmplitudeDecideExperimentOperator(AmplitudeEditOperator):
         ]
         pulled = context["ti"].xcom_pull(task_ids=tasks) if tasks else []
         records = pulled if isinstance(pulled, list) else [pulled]
-        return [each for each in records if isinstance(each, dict) and each.get("written")]
+        written = [each for each in records if isinstance(each, dict) and each.get("written")]
+        return sorted(written, key=lambda record: str(record.get("at")))
 
     def _check_what_is_known(self) -> None:
         """Check the values that no template fills in later, while the DAG is parsed."""

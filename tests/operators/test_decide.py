@@ -16,6 +16,7 @@ from amplitude_experiment.local.config import LocalEvaluationConfig
 
 from airflow_amplitude_experiment.api import AmplitudeConnectionError, AmplitudeServerError
 from airflow_amplitude_experiment.operators import (
+    AmplitudeCreateExperimentOperator,
     AmplitudeDecideExperimentOperator,
     AmplitudeRampRolloutOperator,
     _edit,
@@ -398,35 +399,43 @@ def test_a_run_that_a_person_starts_rolls_out_what_was_lowered_before(running):
     assert running.experiment(KEY)["rolloutPercentage"] == 100
 
 
-def below_a_ramp(emulator, **fields):
-    """Decide below a ramp of the same run, which raised to 40 %."""
-    record = {"kind": "experiment", "id": emulator.experiment(KEY)["id"], "written": True, "segment": None}
-    record |= {"switched_on": False, "before": 10, "after": 40, **fields}
+def below_a_ramp(emulator, *, segment=None, context=None):
+    """Decide below the tasks of the same run that created the experiment and raised it to 40 %."""
+    there = {"kind": "experiment", "id": emulator.experiment(KEY)["id"], "written": True}
     with DAG("life"):
+        create = AmplitudeCreateExperimentOperator(task_id="create", key=KEY)
         ramp = AmplitudeRampRolloutOperator(task_id="ramp", percentage=40, experiment_key=KEY)
         operator = AmplitudeDecideExperimentOperator(
             task_id="decide", decision="rollout", variant="treatment", experiment_key=KEY
         )
-        ramp >> operator
-    context = a_context()
-    context["ti"].of_others = {"ramp": record}
+        create >> ramp >> operator
+    context = context or a_context()
+    context["ti"].of_others = {
+        "ramp": {**there, "segment": segment, "before": 0, "after": 40, "at": "2026-11-22T12:00:01.123+00:00"},
+        "create": {**there, "created": True, "rollout_percentage": 0, "at": "2026-11-22T12:00:00+00:00"},
+    }
     return operator.execute(context)
 
 
-def test_the_ramps_of_the_same_run_are_nobodys_stop(amplitude):
-    amplitude.add_experiment(KEY, **{**RUNNING, "rolloutPercentage": 10})
-    amplitude.change(KEY, rolloutPercentage=40)
-    below_a_ramp(amplitude)
-    assert amplitude.experiment(KEY)["rolloutPercentage"] == 100
+@pytest.mark.parametrize("again", [{}, {"try_number": 2}, {"clear_number": 1}], ids=["first try", "second", "cleared"])
+def test_what_stands_where_this_run_raised_it_to_is_rolled_out(running, again):
+    running.change(KEY, tags=["shop"])  # a version that shows no difference
+    below_a_ramp(running, context=a_context(**again))
+    assert running.experiment(KEY)["rolloutPercentage"] == 100
 
 
-def test_what_was_lowered_after_the_ramps_of_the_same_run_stays_down(amplitude):
-    amplitude.add_experiment(KEY, **{**RUNNING, "rolloutPercentage": 10})
-    amplitude.change(KEY, rolloutPercentage=40)
-    amplitude.change(KEY, rolloutPercentage=5)
-    with pytest.raises(AirflowFailException, match="changed 2 times where this run explains 1"):
-        below_a_ramp(amplitude)
-    assert amplitude.experiment(KEY)["rolloutPercentage"] == 5
+def test_what_was_lowered_after_this_run_raised_it_stays_down(running):
+    running.change(KEY, rolloutPercentage=5)
+    with pytest.raises(AirflowFailException, match=r"below the 40 % that this run raised it to.*somebody@example\.com"):
+        below_a_ramp(running)
+    assert running.experiment(KEY)["rolloutPercentage"] == 5
+
+
+def test_a_segment_that_was_lowered_after_this_run_raised_it_stays_down(running):
+    running.change(KEY, targetSegments=[a_segment(percentage=5, rolloutWeights=EVEN)])
+    with pytest.raises(AirflowFailException, match="target segment 'Beta testers', stands below the 40 %"):
+        below_a_ramp(running, segment="Beta testers")
+    assert writes(running) == []
 
 
 def test_a_rollout_that_somebody_took_back_while_its_answer_was_lost_is_not_made_again(running, monkeypatch):
