@@ -107,6 +107,7 @@ class Groups:
             return edit.record(key=key, project_id=self.project, created=False, adopted=False, running=running)
         except AmplitudeError as error:
             if (found := self._what_is_there_after(error, key)) is None:
+                self.log.warning("%s is not listed; an archived group keeps its key without being listed.", edit.name)
                 raise
             edit.written = error.maybe_applied and not _differences(found, wanted, members)
             return self._adopted(edit, found, wanted, running)

@@ -122,6 +122,7 @@ class _Assignment:
         self._edit = edit
         self._order = order
         self._known: dict[str, Any] = {}
+        self._hidden = edit.found.deployments is None
         before = self.attached
         ids = self._ids(before)
         self.coming = [] if order.mode == "remove" else [each for each in ids if each not in before]
@@ -171,18 +172,25 @@ class _Assignment:
         """Attach first, then take off; where an answer was lost, only what is still to be done."""
         edit = self._edit
         if self._tries:
-            edit.read()
+            self._read()
         self._tries += 1
         if missing := [each for each in self.coming if each not in self.attached]:
             edit.send(edit.calls.add_deployments(edit.found.id, missing), added=missing)
         for each in [each for each in self.going if each in self.attached]:
             edit.send(edit.calls.remove_deployment(edit.found.id, each), removed=[each])
+        edit.written = True  # also where all of it was in a request whose answer was lost
 
     def left(self) -> list[str]:
         """Read back, and say what does not stand as it was written."""
-        self._edit.read()
+        self._read()
         left = [f"it lacks {self._in_words([each])}" for each in self.coming if each not in self.attached]
         return left + [f"it still has {self._in_words([each])}" for each in self.going if each in self.attached]
+
+    def _read(self) -> None:
+        """Read the object again, and its deployments with it where the object does not show them."""
+        found = self._edit.read()
+        if self._hidden:
+            self._edit.found = found.model_copy(update={"deployments": None})
 
     def in_words(self) -> str:
         """Say what was done, for the log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,11 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, Variable
 from airflow.sdk import DAG
 from airflow.sdk.execution_time.context import OutletEventAccessors
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from airflow_amplitude_experiment.api import AmplitudeConnectionError
+from airflow_amplitude_experiment.emulator import shapes
 from airflow_amplitude_experiment.hooks.freeze import VARIABLE
 from airflow_amplitude_experiment.operators import AmplitudeAssignDeploymentsOperator, _edit
 from tests.builders import a_context as any_context
@@ -282,7 +287,8 @@ def test_whatever_answer_is_lost_the_end_is_the_same(amplitude, method, fault):
 
 def test_an_answer_that_was_lost_after_it_was_applied_is_not_sent_twice(amplitude):
     amplitude.fault("cut_after", method="POST")
-    assert assign(APP)["deployments"] == [WEB, APP]
+    record = assign(APP)
+    assert (record["deployments"], record["written"]) == ([WEB, APP], True)
     assert len(writes(amplitude)) == 1
 
 
@@ -314,6 +320,44 @@ def test_what_was_taken_off_before_this_run_began_is_no_obstacle(amplitude):
     later = a_context(try_number=2)
     later["dag_run"].run_after = datetime.now(UTC) + timedelta(seconds=1)
     assert assign(APP, context=later)["added"] == [APP]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.sets(st.sampled_from([WEB, APP, "35", "36"])),
+    named=st.lists(st.sampled_from([WEB, "app", "35", "thirty-six"])),
+    mode=st.sampled_from(["add", "remove", "replace"]),
+    crash=st.sampled_from(["cut_after", "cut_before", None]),
+    skip=st.integers(0, 3),
+)
+def test_wherever_a_task_dies_its_rerun_ends_with_exactly_the_wanted_set(amplitude, before, named, mode, crash, skip):
+    for each, label in (("35", "thirty-five"), ("36", "thirty-six")):
+        if each not in amplitude.world.store.deployments:
+            amplitude.seed({"deployments": [{"id": each, "projectId": "100001", "label": label}]})
+    amplitude.change(KEY, deployments=sorted(before))
+    amplitude.clear_requests()
+    amplitude.clear_faults()
+    if crash:
+        for method in ("POST", "DELETE"):
+            amplitude.fault(crash, method=method, skip=skip, times=None)
+        with contextlib.suppress(AmplitudeConnectionError):
+            assign(*named, mode=mode, allow_empty=True)
+        amplitude.clear_faults()
+    assign(*named, mode=mode, allow_empty=True)
+    ids = {{"app": APP, "thirty-six": "36"}.get(name, name) for name in named}
+    wanted = {"add": before | ids, "remove": before - ids, "replace": ids}[mode]
+    assert sorted(served_by(amplitude)) == sorted(wanted)
+    amplitude.clear_requests()
+    assert assign(*named, mode=mode, allow_empty=True)["written"] is False
+    assert not writes(amplitude)
+
+
+def test_deployments_that_an_object_does_not_show_are_asked_for(amplitude, monkeypatch):
+    for shown in ("list", "details"):
+        fields = shapes._SUBSETS["flag", shown]
+        monkeypatch.setitem(shapes._SUBSETS, ("flag", shown), tuple(each for each in fields if each != "deployments"))
+    assert assign("app")["deployments"] == [WEB, APP]
+    assert len(writes(amplitude)) == 1
 
 
 def test_a_write_without_effect_is_told(amplitude, monkeypatch):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, Variable
 from airflow.sdk import DAG
 from airflow.sdk.execution_time.context import OutletEventAccessors
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from airflow_amplitude_experiment.api import AmplitudeConnectionError, AmplitudeServerError
 from airflow_amplitude_experiment.hooks.freeze import VARIABLE
@@ -112,7 +114,7 @@ def an_id(emulator, key):
     return emulator.experiment(key)["id"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def seen_requests(monkeypatch):
     """Let a test do something right before or after one call of the task is sent."""
 
@@ -249,9 +251,10 @@ def test_a_key_that_another_object_has_is_refused_before_anything_is_sent(amplit
     assert not writes(amplitude)
 
 
-def test_a_key_that_an_unlisted_archived_group_has_is_told(amplitude):
+def test_a_key_that_an_unlisted_archived_group_has_is_told(amplitude, caplog):
     amplitude.add_mutex(KEY, slots=HALVES, deleted=True)
     assert "already taken" in refused(create)
+    assert "an archived group keeps its key" in caplog.text
     assert len(groups_of(amplitude)) == 1
 
 
@@ -637,6 +640,44 @@ def test_a_change_whose_answer_is_lost_is_done_once_in_the_end(amplitude, fault)
     create()
     amplitude.fault(fault, method="PATCH")
     assert slot(experiments=["pricing"])["experiments"] == [an_id(amplitude, "pricing")]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.sets(st.sampled_from(["pricing", "shipping", "returns"])),
+    named=st.lists(st.sampled_from(["pricing", "shipping", "returns"])),
+    people=st.tuples(st.sets(st.sampled_from("abc")), st.lists(st.sampled_from("abc"))),
+    mode=st.sampled_from(["add", "remove", "replace"]),
+    crash=st.sampled_from(["cut_after", "cut_before", None]),
+)
+def test_whoever_is_there_and_wherever_a_task_dies_the_slot_ends_as_wanted(
+    amplitude, before, named, people, mode, crash
+):
+    amplitude.reset()
+    ids = {
+        key: amplitude.add_experiment(key, evaluation_mode="remote")["id"] for key in ("pricing", "shipping", "returns")
+    }
+    amplitude.add_mutex(
+        KEY, slots=[{"percentage": 100, "experiments": sorted(before), "individuals": sorted(people[0])}]
+    )
+    asked = {"mode": mode, "experiments": named, "individuals": people[1]}
+    if crash:
+        amplitude.fault(crash, method="PATCH", times=None)
+        with contextlib.suppress(AmplitudeConnectionError):
+            slot(**asked)
+        amplitude.clear_faults()
+    slot(**asked)
+    wanted = {
+        "add": lambda there, given: there | given,
+        "remove": lambda there, given: there - given,
+        "replace": lambda there, given: given,
+    }[mode]
+    (stands,) = slots_of(amplitude)
+    assert sorted(stands["experiments"]) == sorted(ids[key] for key in wanted(before, set(named)))
+    assert sorted(stands["individuals"]) == sorted(wanted(people[0], set(people[1])))
+    amplitude.clear_requests()
+    assert slot(**asked)["written"] is False
+    assert not writes(amplitude)
 
 
 def test_what_a_crash_left_behind_a_rerun_completes(amplitude):
