@@ -3,12 +3,11 @@
 The sync follows the load of the table by its Airflow asset, however late that is, and reads the table as it is now. Do
 not filter the query by the date of a run: an old run that is repeated would bring back users who have left since.
 
-Needs a flag ``early-access`` with the variant ``on``, and two connections: ``amplitude_experiment_default`` and
-``warehouse``. A file does for a try, with ``pip install apache-airflow-providers-sqlite``:
+Needs a flag ``early-access`` with the variant ``on``, and the connections ``amplitude_experiment_default`` and
+``warehouse``: of type ``snowflake`` or ``gcpbigquery`` (or change ``WAREHOUSE``), or, for a try, a file:
 
+    pip install apache-airflow-providers-sqlite
     export AIRFLOW_CONN_WAREHOUSE='{"conn_type": "sqlite", "host": "/tmp/warehouse.db"}'
-
-For Snowflake or BigQuery, give that connection the type ``snowflake`` or ``gcpbigquery``, or change ``WAREHOUSE``.
 """
 
 from datetime import timedelta
@@ -27,11 +26,12 @@ with DAG("nightly_load", schedule="0 2 * * *", catchup=False, max_active_runs=1,
     SQLExecuteQueryOperator(
         task_id="load",
         conn_id=WAREHOUSE,
-        sql=[
-            "CREATE TABLE IF NOT EXISTS early_access (user_id VARCHAR(100))",
-            "DELETE FROM early_access",
-            "INSERT INTO early_access VALUES ('user-1'), ('user-2'), ('user-3')",
-        ],
+        sql="""
+            CREATE TABLE IF NOT EXISTS early_access (user_id VARCHAR(100));
+            DELETE FROM early_access;
+            INSERT INTO early_access VALUES ('user-1'), ('user-2'), ('user-3');
+        """,
+        split_statements=True,
         outlets=[TABLE],
     )
 
@@ -41,7 +41,7 @@ with DAG(
     schedule=[TABLE],
     catchup=False,
     max_active_runs=1,
-    # No dagrun_timeout: it would end a sync between two of its requests; execution_timeout ends a query.
+    # No dagrun_timeout: it would end a sync between two of its requests.
     default_args=AGAIN,
     tags=["amplitude", "users"],
 ) as dag:
