@@ -196,8 +196,8 @@ def _unlogged() -> Iterator[None]:
     """Let the HTTP libraries log nothing of what this thread does: they write whole addresses, here secret ones."""
     here = threading.get_ident()
 
-    def others(record: logging.LogRecord) -> bool:
-        return record.thread != here
+    def others(_: logging.LogRecord) -> bool:
+        return threading.get_ident() != here
 
     loggers = [logging.getLogger(name) for name in LOUD]
     for logger in loggers:

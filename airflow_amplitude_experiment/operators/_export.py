@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import ObjectStoragePath
-from fsspec.implementations.local import LocalFileSystem
 
 from airflow_amplitude_experiment.hooks._cohort_file import Parts, Rows
 
@@ -119,7 +118,7 @@ def opened(order: Order) -> ObjectStoragePath:
     """
     assert order.path is not None
     target = ObjectStoragePath(order.path, conn_id=order.path_conn_id)
-    if isinstance(target.fs, LocalFileSystem):
+    if target.protocol in ("", "file", "local"):
         target.fs.makedirs(target.parent.path, exist_ok=True)
     return target
 
