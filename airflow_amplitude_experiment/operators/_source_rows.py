@@ -7,7 +7,6 @@ than made to look like one: a sync would give the variant to somebody else, or t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Integral
@@ -126,8 +125,6 @@ def parsed(text: str) -> Any:
 
 def _whole(number: float | Decimal) -> str:
     if isinstance(number, float):
-        if math.isnan(number):
-            return ""
         if abs(number) >= FIRST_INEXACT:
             raise NotAnId(f"a float of {FIRST_INEXACT:,} or more, which is not exact; read the column as text")
         number = Decimal(number)

@@ -15,9 +15,7 @@ from functools import partial
 from typing import Any
 
 from airflow_amplitude_experiment.api._checks import INCLUSIONS_LIMIT
-from airflow_amplitude_experiment.rollout.answers import NoData
 
-from ._queries import sql_hook
 from ._source_files import csv_rows, line_value, lines, parquet_cells
 from ._source_rows import ROWS_AT_ONCE, ByName, NotAnId, What, as_id, parsed, position
 
@@ -88,6 +86,11 @@ def from_sql(
     :raises TooMany: there are more than ``cap``.
     :raises ValueError: no SQL connection, no such column, or a row that holds no id.
     """
+    # Values in a DAG file are read while it is parsed; they need none of this.
+    from airflow_amplitude_experiment.rollout.answers import NoData
+
+    from ._queries import sql_hook
+
     where = f"the query on connection {conn_id!r}"
     found: list[Source] = []
 
