@@ -21,15 +21,16 @@ WAREHOUSE = "warehouse"
 TABLE = Asset("warehouse.early_access")
 AGAIN = {"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True}
 
-# Stands for the load that you have; to yours, add ``outlets=[TABLE]``.
+# Stands for the load that you have: two users, where nobody is in the table yet. To yours, add ``outlets=[TABLE]``.
 with DAG("nightly_load", schedule="0 2 * * *", catchup=False, max_active_runs=1, default_args=AGAIN):
     SQLExecuteQueryOperator(
         task_id="load",
         conn_id=WAREHOUSE,
         sql="""
             CREATE TABLE IF NOT EXISTS early_access (user_id VARCHAR(100));
-            DELETE FROM early_access;
-            INSERT INTO early_access VALUES ('user-1'), ('user-2'), ('user-3');
+            INSERT INTO early_access
+            SELECT user_id FROM (SELECT 'user-1' AS user_id UNION ALL SELECT 'user-2') AS first_users
+            WHERE NOT EXISTS (SELECT 1 FROM early_access);
         """,
         split_statements=True,
         outlets=[TABLE],
@@ -51,7 +52,6 @@ with DAG(
         variant="on",
         sql="SELECT user_id FROM early_access",
         conn_id=WAREHOUSE,
-        column="user_id",
         mode="replace",  # the table is the whole list,
         keep=["tester-1", "tester-2"],  # but for these, who stay whatever it says
         max_change=200,  # users who come and go in one night; beyond that the load is looked at first
