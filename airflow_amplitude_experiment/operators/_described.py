@@ -47,6 +47,7 @@ STRUCTURED = frozenset(
     {
         "variants",
         "rollout_weights",
+        "weights",
         "target_segments",
         "segment_changes",
         "deployments",

@@ -16,6 +16,7 @@ from airflow_amplitude_experiment.api import Call, RolloutRefused
 from .description import Difference, Wanted, moment_of, second_call
 from .ramp import last_change
 from .segments import rewritten
+from .weights import changed_weights
 
 IfExists = Literal["adopt", "update", "fail"]
 THE_RAMPS = frozenset({"enabled", "rollout_percentage"})
@@ -189,14 +190,12 @@ def _new_variants(wanted: Wanted, changes: Sequence[Difference]) -> list[dict[st
 
 
 def _changed_variants(wanted: Wanted, found: Any, changes: Sequence[Difference]) -> dict[str, dict[str, Any]]:
-    """Return the changes of each variant that is there; weights that rise come first, so that some always stand."""
+    """Return the changes of each variant that is there."""
     changed: dict[str, dict[str, Any]] = {}
     if any(each.name == "rollout_weights" for each in changes):
         old, new = found.rollout_weights or {}, wanted.post["rollout_weights"]
-        steps = {key: new.get(key, 0) - weight for key, weight in old.items()}
-        for key in sorted(steps, key=lambda key: -steps[key]):
-            if steps[key]:
-                changed[key] = {"rollout_weight": new.get(key, 0)}
+        for key, weight in changed_weights(old, {each: new.get(each, 0) for each in old}).items():
+            changed[key] = {"rollout_weight": weight}
     for each in changes:
         if each.name.startswith("variants.") and each.of:
             changed.setdefault(each.of, {})[each.name.removeprefix("variants.")] = each.given

@@ -34,6 +34,17 @@ def moved_share(before: Mapping[str, float], after: Mapping[str, float], order: 
     return float(moved)
 
 
+def changed_weights(before: Mapping[str, float], after: Mapping[str, int]) -> dict[str, int]:
+    """Return the weights that are new, in the order in which to write them one by one.
+
+    Those that rise come first, so that some variant has a weight at any moment.
+
+    :param before, after: weights by variant key; a variant of ``after`` that is not in ``before`` has none there.
+    """
+    steps = {key: weight - before.get(key, 0) for key, weight in after.items()}
+    return {key: after[key] for key in sorted(steps, key=lambda key: -steps[key]) if steps[key]}
+
+
 def segments_move_users(found: Any, after: Sequence[Mapping[str, Any]]) -> bool:
     """Whether other target segments may give somebody another variant.
 

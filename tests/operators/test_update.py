@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, AssetAlias
 from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.operators import AmplitudeUpdateOperator, _edit
+from airflow_amplitude_experiment.operators._assets import WRITES
 from airflow_amplitude_experiment.operators.update import FIELDS
 from tests.builders import a_context, a_segment
 
@@ -505,11 +507,13 @@ def test_a_backfill_writes_nothing_and_asks_nothing(amplitude):
 
 
 def test_what_was_written_is_announced_as_an_asset(amplitude):
-    events, context = Events(), a_context()
-    context["outlet_events"] = events
-    update(context, name="New name")
-    update(context, name="New name")
-    assert events.uris == [f"amplitude-experiment://100001/flag/{KEY}"]
+    announced = []
+    for _ in range(2):
+        context = a_context() | {"outlet_events": OutletEventAccessors()}
+        update(context, name="New name")
+        events = context["outlet_events"][AssetAlias(WRITES)].asset_alias_events
+        announced.append([event.dest_asset_key.uri for event in events])
+    assert announced == [[f"amplitude-experiment://100001/flag/{KEY}"], []]
 
 
 class Killed(BaseException):
@@ -680,20 +684,6 @@ def seen_requests(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(GuardedClient, "_send", send)
         yield seen
-
-
-class Events(dict):
-    """What a task announces."""
-
-    def __init__(self):
-        super().__init__()
-        self.uris = []
-
-    def __missing__(self, alias):
-        return self
-
-    def add(self, asset, extra):
-        self.uris.append(asset.uri)
 
 
 def standing(emulator):
