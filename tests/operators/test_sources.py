@@ -491,7 +491,7 @@ def test_lines_of_json_may_be_texts_numbers_or_objects(tmp_path):
 
 
 def test_cells_of_a_csv_are_texts_as_they_stand(tmp_path):
-    assert file(written(tmp_path, "u.csv", "id\n007\n 7 \n1e3\n\n9007199254740993\n"), "id").ids == [
+    assert file(written(tmp_path, "u.csv", " id \n007\n 7 \n1e3\n\n9007199254740993\n"), "id").ids == [
         "007",
         "7",
         "1e3",
@@ -555,7 +555,9 @@ def test_a_csv_with_broken_quotes_is_refused_by_its_line(tmp_path, broken):
     assert "is not CSV" in refusal(from_path, path, column="user_id")
 
 
-@pytest.mark.parametrize("broken", [SECRET, f'{{"user_id": "{SECRET}"', f'"{SECRET}" "b"', "9" * 9_999, DEEP])
+@pytest.mark.parametrize(
+    "broken", [SECRET, f'{{"user_id": "{SECRET}"', f'"{SECRET}" "b"', "9" * 9_999, "1e99999999999999999999", DEEP]
+)
 def test_a_line_that_is_no_json_is_refused_by_its_number(tmp_path, broken):
     path = written(tmp_path, "u.jsonl", f'"a"\n{broken}\n')
     assert "row 2: not JSON" in refusal(from_path, path)
