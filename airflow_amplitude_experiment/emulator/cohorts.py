@@ -82,7 +82,7 @@ class Exports:
             self._refuse(f"Monthly limit of {options.cohort_downloads} cohort downloads exceeded.", next_month(now))
         if options.cohort_requests is not None and len(asked) >= options.cohort_requests:
             text = f"Rate limit of {options.cohort_requests} cohort requests per 10 minutes exceeded."
-            self._refuse(text, asked[0] + timedelta(minutes=10))
+            self._refuse(text, (asked[0] if asked else now) + timedelta(minutes=10))
         recent = [each for each in self._open(cohort.project_id) if each.begun > now - timedelta(minutes=1)]
         if len(recent) >= SIDE_BY_SIDE:
             text = f"Limit of {SIDE_BY_SIDE} parallel cohort requests per minute exceeded."

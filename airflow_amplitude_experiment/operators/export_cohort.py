@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONNECTION = "amplitude_analytics_default"
 MOST_IN_XCOM = 100_000
+IDS = "ids"
 SPARE = timedelta(minutes=10)
 """How much later than the trigger itself Airflow ends the wait, for a triggerer that isn't there."""
 
@@ -86,7 +87,8 @@ class AmplitudeExportCohortOperator(BaseOperator):
         that another try can't heal.
     :raises TimeoutError: it was not ready in time; another try goes on waiting for it where it can.
     :return: a record: ``cohort_id``, ``request_id``, ``requested_at`` (UTC; the users are those of about then),
-        ``users`` and ``without_user_id`` (counts); ``path``, or ``ids``, the distinct ids that are not empty.
+        ``users`` and ``without_user_id`` (counts), and ``path``. Without ``path`` the distinct ids that are not empty
+        are an XCom of their own, under the key ``ids``: ``export.output["ids"]``.
 
     Source: Behavioral Cohorts API, "Get one cohort", "Get request status", "Download file".
     """
@@ -321,6 +323,8 @@ class AmplitudeExportCohortOperator(BaseOperator):
             )
         take = to_list(order) if order.path is None else to_file(order, asked)
         taken = self.hook.download_cohort(asked.request_id, take)
+        if taken.ids is not None:
+            context["ti"].xcom_push(key=IDS, value=taken.ids)
         memory.forget()
         return self._record(order, asked, taken)
 
@@ -339,7 +343,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
             "requested_at": asked.requested_at,
             "users": taken.users,
             "without_user_id": taken.without_user_id,
-            **({"path": order.path} if order.path is not None else {"ids": taken.ids}),
+            **({"path": order.path} if order.path is not None else {}),
         }
 
     def _order(self) -> Order:
