@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from .groups import _GroupOperator
 
 FIXED = (*TEXTS, "evaluation_mode", "bucketing_key", "bucketing_salt", "holdout_percentage")
+PUTS_IN = {
+    "mutex group": "AmplitudeUpdateMutexSlotOperator",
+    "holdout group": "AmplitudeUpdateHoldoutGroupOperator",
+}
 SECONDS_BEFORE_ANOTHER_LOOK = (1.0, 2.0, 4.0)
 """After a create whose fate is unknown, and until a new group can be read: lists and reads may lag behind."""
 
@@ -145,12 +149,10 @@ class Groups:
         edit.found = found
         members = Members(self.client, str(found.project_id), what=edit.name)
         if different := _differences(found, _with_members(described, members.ids), members):
-            way_in = "Slot" if self._has_slots else "Group"
             raise RolloutRefused(
                 f"{edit.name} (id {found.id}, project {found.project_id}) can't be adopted: {'; '.join(different)}. "
                 "Nothing was written. Describe it as it is, or use another key: percentages are fixed when a group is "
-                f"created. Who is missing is put in by AmplitudeUpdate{'Mutex' if self._has_slots else 'Holdout'}"
-                f"{way_in}Operator."
+                f"created. Who is missing is put in by {PUTS_IN[self.kind]}."
             )
         return self._report(edit, running)
 

@@ -54,7 +54,7 @@ FIELDS: dict[str, Any] = {
     "individuals": check.people_listed,
     "individual_inclusion": check.people_listed,
     "individual_exclusion": check.people_listed,
-    "slot": check.Check("the index of a slot, a whole number of 1 or more", check.whole),
+    "slot": check.Check("the index of a slot, a whole number", check.whole),
     "mode": MODE,
     "while_running": check.boolean,
 }
@@ -219,8 +219,8 @@ class AmplitudeCreateMutexGroupOperator(_CreateGroupOperator):
     :raises AirflowFailException: refused (the text lists everything), not confirmed by reading back, or an error that
         another try can't heal.
     :return: a record: ``kind``, ``key``, ``id``, ``project_id``, ``url``, ``created``, ``adopted``, ``slots`` (each
-        ``index``, ``percentage``, ids of ``experiments`` and ``holdouts``, number of ``individuals``), ``written``,
-        ``at``, ``reason``, and where it came from.
+        ``index``, ``percentage``, ids of ``experiments`` and ``holdouts``, number of ``individuals``), ``running``
+        (members that were running, in words), ``written``, ``at``, ``reason``, and where it came from.
 
     Source: Management API, "Create mutex" (``POST /mutexes``).
     """
@@ -306,8 +306,8 @@ class AmplitudeUpdateMutexSlotOperator(_UpdateGroupOperator):
     :raises AirflowFailException: refused, not confirmed by reading back, or an error that another try can't heal.
     :return: a record: ``kind``, ``key``, ``id``, ``project_id``, ``slot``, ``percentage``, ids of ``experiments`` and
         ``holdouts`` and the number of ``individuals`` as they stand then, ``added`` and ``removed`` (ids of members,
-        number of individuals), ``written``, ``at``, ``reason``, and where it came from. With a read-only connection
-        ``added`` and ``removed`` are what would be.
+        number of individuals), ``running`` (who of them was running, in words), ``written``, ``at``, ``reason``, and
+        where it came from. With a read-only connection ``added`` and ``removed`` are what would be.
 
     Source: Management API, "Edit mutex slot" (``PATCH /mutexes/{id}/slots/{slotIndex}``).
     """

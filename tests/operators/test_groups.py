@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_amplitude_experiment.api import AmplitudeConnectionError, AmplitudeServerError
+from airflow_amplitude_experiment.emulator import shapes
 from airflow_amplitude_experiment.hooks.freeze import VARIABLE
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.operators import (
@@ -591,6 +592,18 @@ def test_a_slot_is_named_by_its_own_index(amplitude):
     assert refused(slot, slot=0, experiments=["pricing"])
 
 
+def test_where_a_list_shows_less_the_details_are_read(amplitude, monkeypatch):
+    create(slots=[{"percentage": 100, "individuals": [PERSON]}])
+    iterate = GuardedClient.iterate
+
+    def sparse(self, call):
+        for row in iterate(self, call):
+            yield row.model_copy(update={"slots": None}) if call.endpoint == "mutexes.list" else row
+
+    monkeypatch.setattr(GuardedClient, "iterate", sparse)
+    assert slot(experiments=["pricing"])["individuals"] == 1
+
+
 def test_a_group_is_found_by_id_too(amplitude):
     object_id = create()["id"]
     assert slot(mutex_id=int(object_id), experiments=["pricing"])["id"] == object_id
@@ -797,6 +810,20 @@ def test_a_holdout_groups_members_and_texts_change_in_one_request(amplitude, cap
     amplitude.clear_requests()
     assert holdout(mode="replace", experiments=["shipping"], name="Q1")["written"] is False
     assert not writes(amplitude)
+
+
+def test_a_list_that_amplitude_does_not_show_is_not_written(amplitude, monkeypatch):
+    hold_out(individual_inclusion=[PERSON])
+    shown = shapes.holdout
+    monkeypatch.setattr(
+        shapes,
+        "holdout",
+        lambda *given: {name: value for name, value in shown(*given).items() if name != "individualInclusion"},
+    )
+    amplitude.clear_requests()
+    assert "Amplitude does not show its individual_inclusion" in refused(holdout, individual_inclusion=[OTHER])
+    assert not writes(amplitude)
+    assert holdout(experiments=["pricing"])["written"] is True
 
 
 def test_a_holdout_group_is_found_by_id_too(amplitude):
