@@ -184,6 +184,7 @@ class Endpoint(NamedTuple):
     def _may_repeat(self, body: Mapping[str, Any]) -> bool:
         if self.repeat == "unless it reaches people":
             raises = body.get("enabled") is True or body.get("rolloutPercentage", 0) > 0
+            raises = raises or body.get("archive") is False  # what is restored while enabled serves at once
             return not raises and not body.keys() & {"targetSegments", "rolloutWeights"}
         if self.repeat == "unless it moves people":
             return not body.keys() & {"key", "rolloutWeight"}

@@ -100,6 +100,7 @@ def test_what_was_refused_by_the_limit_is_sent_again_whatever_it_is(row):
         ({"enabled": False, "target_segments": []}, False),
         ({"name": "x", "description": "y", "tags": ["a"]}, True),
         ({"archive": True}, True),
+        ({"archive": False}, False),
         ({"bucketing_salt": "x"}, True),
     ],
 )
