@@ -36,6 +36,45 @@ def by_key(kind: Kind, key: str, project_id: str | None) -> Reading[Any]:
     return found[0]
 
 
+def by_key_archived_too(kind: Kind, key: str, project_id: str | None) -> Reading[Any]:
+    """Find a flag or experiment by its key, also where it is archived; one that is not comes first.
+
+    :raises AmplitudeNotFound: no such key.
+    :raises RolloutRefused: it exists in several projects and none is named, or more than once.
+    """
+    found = yield from all_of_key(kind, key, project_id)
+    if not found:
+        raise _absence(kind, key, project_id, [])
+    present = [each for each in found if not each.deleted] or found
+    if len(present) > 1:
+        ids = ", ".join(each.id for each in present)
+        raise RolloutRefused(
+            f"{kind} {key} is there {len(present)} times: ids {ids}. Nothing was written. Name one: {kind}_id=…."
+        )
+    return present[0]
+
+
+def all_of_key(kind: Kind, key: str, project_id: str | None) -> Reading[list[Any]]:
+    """Find every flag or experiment of a key, archived ones included, each with what lists may leave out.
+
+    :raises RolloutRefused: the key exists in several projects and none is named.
+    """
+    calls = calls_of(kind)
+    filters = {"key": key, "include_archived": True} | ({"project_id": project_id} if project_id else {})
+    rows = yield from listed(calls.list(**filters))
+    refuse_several_projects(f"{kind} {key}", [each.project_id for each in rows])
+    found = []
+    for row in rows:
+        shown = row.deleted, row.enabled, row.rollout_percentage, row.target_segments
+        found.append(merged(row, (yield calls.get(row.id))) if None in shown else row)
+    return found
+
+
+def merged(row: Any, details: Any) -> Any:
+    """Return the fields of both answers: a list shows who changed an object, details whether it is archived."""
+    return type(row).model_validate({**row.as_json(), **details.as_json()})
+
+
 def by_id(kind: Kind, object_id: str, project_id: str | None) -> Reading[Any]:
     """Read a flag or experiment by its id, in details.
 

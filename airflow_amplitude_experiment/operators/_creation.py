@@ -25,9 +25,9 @@ from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.api.models import Flag
 from airflow_amplitude_experiment.hooks.freeze import Freeze
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
-from airflow_amplitude_experiment.hooks.lookup import calls_of
+from airflow_amplitude_experiment.hooks.lookup import all_of_key, calls_of, merged
 from airflow_amplitude_experiment.hooks.moves import lets_in, may_raise, own_rises
-from airflow_amplitude_experiment.hooks.projects import Reading, listed, refuse_several_projects
+from airflow_amplitude_experiment.hooks.projects import Reading
 from airflow_amplitude_experiment.hooks.write import Write
 from airflow_amplitude_experiment.rollout import adopt
 from airflow_amplitude_experiment.rollout.description import (
@@ -89,13 +89,7 @@ class Creation:
         return self.client.read(self._finding())
 
     def _finding(self) -> Reading[Any]:
-        filters = {"key": self.wanted.key, "include_archived": True}
-        rows = yield from listed(self.calls.list(**filters, **({"project_id": self.project} if self.project else {})))
-        refuse_several_projects(f"{self.wanted}", [each.project_id for each in rows])
-        found = []
-        for row in rows:
-            shown = row.deleted, row.enabled, row.rollout_percentage, row.target_segments
-            found.append(_merged(row, (yield self.calls.get(row.id))) if None in shown else row)
+        found = yield from all_of_key(self.wanted.kind, self.wanted.key, self.project)
         present = [each for each in found if not each.deleted]
         if len(present) == 1:
             return self._in_the_right_project(present[0])
@@ -252,7 +246,7 @@ class Creation:
             except AmplitudeError as error:
                 self._raise_or_wait(error, attempt)
             sent.update(plan.arguments)
-            found = _merged(found, self._read(found.id))
+            found = merged(found, self._read(found.id))
             different = self._differences(found, moved=moved)
         alone = f"; left alone, as Amplitude does not show it: {', '.join(plan.left_alone)}" if plan.left_alone else ""
         updated = tuple(sorted(sent | set(plan.arguments)))
@@ -322,10 +316,10 @@ class Creation:
 
     def _read_back(self, found: Any, remaining: Callable[[Any], Sequence[Difference]]) -> Any:
         """Read back, once more after a moment where it differs, and fail where it still does (law 1)."""
-        now = _merged(found, self._read(found.id))
+        now = merged(found, self._read(found.id))
         if any(each.shown for each in remaining(now)):
             time.sleep(SECONDS_BEFORE_ANOTHER_LOOK[1])
-            now = _merged(found, self._read(found.id))
+            now = merged(found, self._read(found.id))
             self._refuse_unconfirmed(now, remaining(now))
         return now
 
@@ -334,8 +328,3 @@ class Creation:
             raise AmplitudeNotConfirmed(
                 f"{self.wanted} (id {found.id}) was written, but does not stand as asked: {'; '.join(shown)}."
             )
-
-
-def _merged(row: Any, details: Any) -> Any:
-    """Return the fields of both answers: a list shows who changed an object, details whether it is archived."""
-    return type(row).model_validate({**row.as_json(), **details.as_json()})

@@ -13,6 +13,7 @@ from airflow.sdk import DAG, BaseOperator
 
 from airflow_amplitude_experiment.api import AmplitudeConnectionError, AmplitudeServerError, AmplitudeUnexpectedAnswer
 from airflow_amplitude_experiment.api._call import find_endpoint
+from airflow_amplitude_experiment.hooks import lookup
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.operators import (
     AmplitudeCreateExperimentOperator,
@@ -515,7 +516,8 @@ def test_an_object_of_another_project_is_not_written_to(amplitude, monkeypatch, 
     read = _creation.Creation._read
     elsewhere = {"project_id": "200002"}
     monkeypatch.setattr(_creation.Creation, "_read", lambda *args: read(*args).model_copy(update=elsewhere))
-    monkeypatch.setattr(_creation, "_merged", lambda row, details: row.model_copy(update=elsewhere))
+    for module in (lookup, _creation):
+        monkeypatch.setattr(module, "merged", lambda row, details: row.model_copy(update=elsewhere))
     with pytest.raises(AirflowFailException, match="belongs to project 200002, not 100001"):
         create(**LATER)
     assert "PATCH" not in sent(amplitude)
@@ -523,7 +525,7 @@ def test_an_object_of_another_project_is_not_written_to(amplitude, monkeypatch, 
 
 def test_a_key_that_is_there_twice_is_refused(amplitude, monkeypatch):
     amplitude.add_flag(KEY, **THERE)
-    monkeypatch.setattr(_creation, "listed", listed_twice)
+    monkeypatch.setattr(lookup, "listed", listed_twice)
     with pytest.raises(AirflowFailException, match="is there 2 times"):
         create()
 
