@@ -180,7 +180,7 @@ def test_any_iterable_of_ids_will_do(values):
 
 
 @pytest.mark.parametrize(
-    "text", ['["a", "007", 7, 7.0]', "['a', '007', 7, 7.0]", " [\n'a', '007', 7]\n", "('a', '007', 7)"]
+    "text", ['["a", "007", 7, 7.0]', "['a', '007', 7, 7.0]", "\n  [\n'a', '007', 7]\n", "('a', '007', 7)"]
 )
 def test_a_rendered_list_is_read_as_json_or_as_python_writes_it(text):
     assert ids(text) == ["a", "007", "7"]
@@ -199,6 +199,7 @@ def test_numbers_in_json_text_stay_exact():
         f'{{"{SECRET}": 1}}',
         f"['{SECRET}'",
         DEEP,
+        "-" * 99_999,
         "",
     ],
 )
@@ -497,6 +498,11 @@ def test_cells_of_a_csv_are_texts_as_they_stand(tmp_path):
         "1e3",
         "9007199254740993",
     ]
+
+
+@pytest.mark.parametrize(("name", "text"), [("u.csv", "user_id\na\n"), ("u.jsonl", '{"user_id": "a"}\n')])
+def test_the_mark_that_some_programs_put_before_a_file_is_no_part_of_it(tmp_path, name, text):
+    assert file(written(tmp_path, name, text, "utf-8-sig"), "user_id").ids == ["a"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
