@@ -118,8 +118,9 @@ def opened(order: Order) -> ObjectStoragePath:
     """
     assert order.path is not None
     target = ObjectStoragePath(order.path, conn_id=order.path_conn_id)
+    store = target.fs  # looks up the connection and the store's own library
     if target.protocol in ("", "file", "local"):
-        target.fs.makedirs(target.parent.path, exist_ok=True)
+        store.makedirs(target.parent.path, exist_ok=True)
     return target
 
 
