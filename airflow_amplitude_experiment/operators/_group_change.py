@@ -114,8 +114,9 @@ class Change:
 
     def facts(self) -> dict[str, Any]:
         """Return what the record says: members by id, people by number."""
-        which = {} if self.index is None else {"slot": self.index}
-        return {**which, **stands(self._part()), **self._moved(), "updated": sorted(self.texts)}
+        there = stands(self._part())
+        which = {"slot": there.pop("index")} if self.index is not None else {}
+        return {**which, **there, **self._moved(), "updated": sorted(self.texts)}
 
     def _part(self) -> Any:
         """Return the part that is changed: the slot of this index, or the holdout group itself."""
@@ -153,7 +154,7 @@ class Change:
                 there = set(slot.individuals or ()) & set(coming.get("individuals", ()))
                 if there and slot.index != self.index:
                     raise self._refused(
-                        f"{counted('individuals', [*there])} of those given in slot {slot.index} already, and only the "
+                        f"slot {slot.index} holds {counted('individuals', [*there])} of those given, and only the "
                         "first slot would count",
                         f"Remove them from slot {slot.index} first.",
                     )
@@ -191,6 +192,7 @@ def _changed(before: Sequence[str], given: Sequence[str], mode: str) -> list[str
 
 
 def without(ids: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return the ids that are not among others, in their order."""
     taken = set(others)
     return [each for each in ids if each not in taken]
 

@@ -375,7 +375,7 @@ def test_a_running_member_does_not_leave_either(amplitude):
 
 def test_an_archived_member_and_one_that_is_gone_may_leave(amplitude):
     create(slots=[{"percentage": 100, "experiments": ["pricing", "shipping"]}])
-    amplitude.change("pricing", archive=True)
+    amplitude.change("pricing", enabled=True, archive=True)
     amplitude.fault("status", method="GET", path=f"*/experiments/{an_id(amplitude, 'shipping')}", status=404)
     assert slot(mode="replace", experiments=[])["experiments"] == []
 
@@ -572,7 +572,7 @@ def test_a_member_of_several_slots_gets_the_people_of_all_of_them_and_that_is_to
 def test_a_person_does_not_stand_in_two_slots(amplitude):
     create(slots=[{"percentage": 50, "individuals": [PERSON]}, {"percentage": 50}])
     text = refused(slot, slot=2, individuals=[PERSON, OTHER])
-    assert "1 individual of those given in slot 1 already" in text
+    assert "slot 1 holds 1 individual of those given" in text
     assert PERSON not in text
     assert slots_of(amplitude)[1]["individuals"] == []
 
