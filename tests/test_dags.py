@@ -20,8 +20,12 @@ from datetime import datetime
 from airflow.sdk import DAG, task
 from airflow_amplitude_experiment.api import flags
 from airflow_amplitude_experiment.operators import (
-    AmplitudeApiCallOperator, AmplitudeCreateExperimentOperator, AmplitudeCreateFlagOperator,
-    AmplitudeKillSwitchOperator, AmplitudeRampRolloutOperator,
+    AmplitudeApiCallOperator, AmplitudeArchiveOperator, AmplitudeAssignDeploymentsOperator,
+    AmplitudeCreateExperimentOperator, AmplitudeCreateFlagOperator, AmplitudeCreateHoldoutGroupOperator,
+    AmplitudeCreateMutexGroupOperator, AmplitudeDecideExperimentOperator, AmplitudeExportCohortOperator,
+    AmplitudeKillSwitchOperator, AmplitudeRampRolloutOperator, AmplitudeSetVariantWeightsOperator,
+    AmplitudeSyncVariantCohortsOperator, AmplitudeSyncVariantUsersOperator, AmplitudeUpdateHoldoutGroupOperator,
+    AmplitudeUpdateMutexSlotOperator, AmplitudeUpdateOperator,
 )
 from airflow_amplitude_experiment.sensors import AmplitudeEndDateSensor
 
@@ -47,6 +51,23 @@ with DAG("everything", schedule="@daily", start_date=datetime(2026, 1, 1), param
     AmplitudeRampRolloutOperator.partial(task_id="ramps", percentage=5).expand(flag_key=["a", "b"])
     AmplitudeKillSwitchOperator(task_id="kill", keys=["a"])
     AmplitudeEndDateSensor(task_id="end", experiment_key="b")
+    AmplitudeSyncVariantUsersOperator(task_id="users", flag_key="a", variant="on", users=find(), mode="add")
+    AmplitudeSyncVariantUsersOperator(
+        task_id="query", flag_key="a", variant="on", sql="SELECT id FROM x WHERE p = %(p)s", conn_id="warehouse",
+        parameters={"p": "{{ params.p }}"}, mode="replace", keep=["t"], max_change="10%",
+    )
+    AmplitudeSyncVariantCohortsOperator(task_id="cohorts", flag_key="a", variant="on", cohorts=["c"], mode="remove")
+    AmplitudeExportCohortOperator(task_id="export", cohort_id="c", path="file:///tmp/c.csv")
+    AmplitudeUpdateOperator(task_id="update", flag_key="a", add_tags=("b", "a"), segment="x",
+                            segment_changes={"rolloutWeights": {"on": 1}})
+    AmplitudeSetVariantWeightsOperator(task_id="weights", flag_key="a", weights={"on": 1})
+    AmplitudeDecideExperimentOperator(task_id="decide", experiment_key="b", decision="rollout", variant="treatment")
+    AmplitudeArchiveOperator(task_id="archive", experiment_key="b")
+    AmplitudeAssignDeploymentsOperator(task_id="deploy", flag_key="a", deployments=["{{ params.id }}"])
+    AmplitudeCreateMutexGroupOperator(task_id="mutex", key="m", slots=[{"percentage": 100, "experiments": ["b"]}])
+    AmplitudeUpdateMutexSlotOperator(task_id="slot", mutex_key="m", slot=1, experiments=["b"])
+    AmplitudeCreateHoldoutGroupOperator(task_id="holdout", key="h", holdout_percentage=5)
+    AmplitudeUpdateHoldoutGroupOperator(task_id="held", holdout_key="h", experiments=["b"], mode="remove")
 """
 
 TWICE = """
