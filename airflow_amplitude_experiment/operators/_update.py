@@ -84,7 +84,8 @@ class Update:
     def _write(self) -> None:
         """Decide on what was read last, and send it."""
         edit, why = self._edit, self._order.reshuffle
-        if self._updated or (self._order.needs_tags and not edit.found.has("tags")):
+        asked = {*self._order.fields, *(["tags"] if self._order.needs_tags else ())}
+        if self._updated or not all(map(edit.found.has, asked)):  # a list shows less than details do
             edit.read()
         self._sent = self._patch()
         self._updated |= self._sent.keys()

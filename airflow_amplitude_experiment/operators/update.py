@@ -51,7 +51,7 @@ class AmplitudeUpdateOperator(AmplitudeEditOperator):
     """Change fields of one flag or experiment: all that Amplitude's edit takes but switch, percentages and weights.
 
     Reads the object, sends only what differs in one request, and reads back. Where nothing differs that costs one
-    read, one more where tags are asked for and the list does not show them. A run of the past is skipped. An
+    read, or two where Amplitude's list does not show a field, such as the tags. A run of the past is skipped. An
     argument that is left out (``None``, or a template that renders to nothing) is neither sent nor compared.
 
     Some fields decide which variant a user gets: ``bucketing_key``, ``bucketing_salt``, ``bucketing_unit``,

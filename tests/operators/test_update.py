@@ -222,6 +222,11 @@ def test_the_whole_list_of_tags_can_be_given_where_it_is_not_shown(amplitude, ta
     assert amplitude.flag(KEY)["tags"] == tags
 
 
+def test_a_whole_list_of_tags_that_only_details_show_is_compared(amplitude):
+    assert update_experiment(tags=["search"])["written"] is False
+    assert sent(amplitude) == ["GET", "GET"]
+
+
 def test_tags_in_another_order_are_the_same(amplitude):
     amplitude.options(fields="full")
     amplitude.change(KEY, tags=["a", "b"])
