@@ -35,10 +35,12 @@ def described_slots(name: str, value: Any) -> list[dict[str, Any]]:
     """
     if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
         return check.slots(name, value)  # type: ignore[no-any-return]  # it raises
-    named = [{side: NAMES(f"slot {index}, {side}", each[side]) for side in MEMBERS if side in each}
-             for index, each in enumerate(value, 1)]  # fmt: skip
-    alone = [{field: each[field] for field in each if field not in MEMBERS} for each in value]
-    return [{**slot, **members} for slot, members in zip(check.slots(name, alone), named, strict=True)]
+    alone = [{field: content for field, content in each.items() if field not in MEMBERS} for each in value]
+    slots = []
+    for index, (slot, each) in enumerate(zip(check.slots(name, alone), value, strict=True), 1):
+        members = {side: NAMES(f"slot {index}, {side}", each[side]) for side in MEMBERS if side in each}
+        slots.append({**slot, **members})
+    return slots
 
 
 FIELDS: dict[str, Any] = {
@@ -125,8 +127,9 @@ def _listed(name: str, value: Any) -> Any:
     try:
         return structured(name, value)
     except ValueError:
-        raise ValueError(f"{name} is a text, but must be a list; from a template it must be JSON: {{{{ … | tojson }}}}"
-                         ) from None  # fmt: skip
+        raise ValueError(
+            f"{name} is a text, but must be a list; from a template it must be JSON: {{{{ … | tojson }}}}"
+        ) from None
 
 
 class _CreateGroupOperator(_GroupOperator):
@@ -199,9 +202,9 @@ class AmplitudeCreateMutexGroupOperator(_CreateGroupOperator):
     the described members; more may be in it, because a later task or another team added them. Nothing is written to
     it: members come and go by :class:`AmplitudeUpdateMutexSlotOperator`, and slots are fixed for ever.
 
-    A member that is running is refused, because it loses users at once.
-    A member given as a number, or as a text of digits only, is an id, and every other text is a key. A key of
-    digits only must be given by its id. A run of the past is skipped.
+    A member that is running is refused, because it loses users at once. One that is given as a number, or as a text of
+    digits only, is named by its id; every other text is a key. A member whose key is all digits must be given by its
+    id. A run of the past is skipped.
 
     :param key: key of the group, unique in its project among flags, experiments and groups.
     :param slots: 1 to 20 of ``{"percentage": …, "experiments": […], "holdouts": […], "individuals": […]}``; only the
@@ -262,9 +265,15 @@ class AmplitudeCreateHoldoutGroupOperator(_CreateGroupOperator):
 
     kind = "holdout group"
     fields = (
-        "holdout_percentage", "experiments", "individual_inclusion", "individual_exclusion",
-        "name", "description", "evaluation_mode", "bucketing_key",
-    )  # fmt: skip
+        "holdout_percentage",
+        "experiments",
+        "individual_inclusion",
+        "individual_exclusion",
+        "name",
+        "description",
+        "evaluation_mode",
+        "bucketing_key",
+    )
     needed = ("holdout_percentage",)
     template_fields: Sequence[str] = (*_CreateGroupOperator.template_fields, *fields)
 
@@ -316,9 +325,14 @@ class AmplitudeUpdateMutexSlotOperator(_UpdateGroupOperator):
     fields = ("slot", "experiments", "holdouts", "individuals", "mode")
     needed = ("slot",)
     template_fields: Sequence[str] = (
-        *_UpdateGroupOperator.template_fields, "mutex_key", "mutex_id", "slot", "experiments", "holdouts",
+        *_UpdateGroupOperator.template_fields,
+        "mutex_key",
+        "mutex_id",
+        "slot",
+        "experiments",
+        "holdouts",
         "individuals",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -370,9 +384,15 @@ class AmplitudeUpdateHoldoutGroupOperator(_UpdateGroupOperator):
     kind = "holdout group"
     fields = ("experiments", "individual_inclusion", "individual_exclusion", "name", "description", "mode")
     template_fields: Sequence[str] = (
-        *_UpdateGroupOperator.template_fields, "holdout_key", "holdout_id", "experiments", "individual_inclusion",
-        "individual_exclusion", "name", "description",
-    )  # fmt: skip
+        *_UpdateGroupOperator.template_fields,
+        "holdout_key",
+        "holdout_id",
+        "experiments",
+        "individual_inclusion",
+        "individual_exclusion",
+        "name",
+        "description",
+    )
 
     def __init__(
         self,
