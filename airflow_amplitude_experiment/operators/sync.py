@@ -133,7 +133,8 @@ class _SyncOperator(AmplitudeEditOperator):
     ) -> Any:
         """Render as every operator does, and hide the ids of users from what Airflow stores of a task."""
         rendered = super().render_template(content, context, jinja_env, seen_oids)
-        hide = bool(content) and any(content is getattr(self, field) for field in self.unseen_fields)
+        empty = content is None or (isinstance(content, str | list | tuple) and not content)
+        hide = not empty and any(content is getattr(self, field) for field in self.unseen_fields)
         return Unseen(rendered) if hide and not isinstance(rendered, Unseen) else rendered
 
     def order(self, context: Context) -> Order:
@@ -170,6 +171,10 @@ class _SyncOperator(AmplitudeEditOperator):
         return Sync(edit, order).run()
 
     @property
+    def _what(self) -> Any:
+        return self.side.removesuffix("s")
+
+    @property
     def _values(self) -> Any:
         return _seen(getattr(self, self.side))
 
@@ -184,11 +189,12 @@ class _SyncOperator(AmplitudeEditOperator):
         options: dict[str, Any] = {
             "column": given(self.column),
             "cap": MOST_TO_REMOVE if mode == "remove" else INCLUSIONS_LIMIT,
-            "what": self.side.removesuffix("s"),
+            "what": self._what,
         }
         if self.sql is not None:
             conn_id = name("conn_id", given(self.conn_id))
-            return from_sql(name("sql", given(self.sql)), conn_id=conn_id, parameters=self.parameters, **options)
+            sql = name("sql", given(self.sql))
+            return from_sql(sql, conn_id=conn_id, parameters=given(self.parameters), **options)
         if self.path is not None:
             return from_path(name("path", given(self.path)), conn_id=given(self.path_conn_id), **options)
         if given(self._values) is None:
@@ -202,7 +208,11 @@ class _SyncOperator(AmplitudeEditOperator):
         from ._sources import from_values
 
         kept = given(_seen(self.keep))
-        return frozenset(from_values(() if kept is None else kept, cap=INCLUSIONS_LIMIT).ids)
+        try:
+            read = from_values(() if kept is None else kept, cap=INCLUSIONS_LIMIT, what=self._what)
+        except ValueError as error:
+            raise ValueError(f"keep: {error}") from None
+        return frozenset(read.ids)
 
 
 def _seen(value: Any) -> Any:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+
 from airflow_amplitude_experiment.operators import AmplitudeSyncVariantUsersOperator
 from airflow_amplitude_experiment.operators.sync import Unseen
 from tests.dags import loaded
 
 DAG_FILE = """
 from airflow.sdk import DAG, task
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+
 from airflow_amplitude_experiment.operators import AmplitudeSyncVariantUsersOperator
 
 Sync = AmplitudeSyncVariantUsersOperator
@@ -90,3 +96,14 @@ def test_only_the_fields_with_ids_are_hidden():
     shown = {field: getattr(operator, field) for field in operator.template_fields}
     assert {field for field, value in shown.items() if isinstance(value, Unseen)} == {"users", "keep"}
     assert (shown["flag_key"], shown["variant"], shown["users"].value) == ("k", "k", ["k"])
+
+
+def test_a_task_whose_output_is_used_comes_first_also_where_the_sync_is_mapped():
+    common = {"variant": "on", "mode": "replace"}
+    with DAG("order"):
+        chosen, kept = EmptyOperator(task_id="chosen"), EmptyOperator(task_id="kept")
+        options = {"users": chosen.output, "keep": kept.output, **common}
+        plain = AmplitudeSyncVariantUsersOperator(task_id="plain", flag_key="f", **options)
+        mapped = AmplitudeSyncVariantUsersOperator.partial(task_id="mapped", **options).expand(flag_key=["f", "g"])
+    assert plain.upstream_task_ids == {"chosen", "kept"}
+    assert mapped.upstream_task_ids == {"chosen", "kept"}
