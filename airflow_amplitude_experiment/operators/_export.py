@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_amplitude_experiment.hooks._cohort_file import Parts, Rows
 
-from .export_cohort import Asked, Order
+from ._cohort_order import Asked, Order
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -6,13 +6,14 @@ import random
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_amplitude_experiment.rollout.durations import duration, in_words
+from airflow_amplitude_experiment.rollout.durations import in_words
 
-from ._base import ending_what_cannot_heal, given, is_known
+from ._base import ending_what_cannot_heal, is_known
+from ._cohort_order import Asked, Order, at_least, ordered
 from ._run import SHORTEST_WAIT, now
 
 if TYPE_CHECKING:
@@ -24,28 +25,9 @@ if TYPE_CHECKING:
     from ._export import Taken
 
 DEFAULT_CONNECTION = "amplitude_analytics_default"
-MOST_IN_XCOM = 100_000
 IDS = "ids"
 SPARE = timedelta(minutes=10)
 """How much later than the trigger itself Airflow ends the wait, for a triggerer that isn't there."""
-
-
-class Order(NamedTuple):
-    """What is asked for, checked."""
-
-    cohort_id: str
-    props: bool | list[str]
-    path: str | None
-    path_conn_id: str | None
-    column: str
-    max_in_xcom: int
-
-
-class Asked(NamedTuple):
-    """An export that Amplitude was asked for, and when (ISO 8601)."""
-
-    request_id: str
-    requested_at: str
 
 
 class AmplitudeExportCohortOperator(BaseOperator):
@@ -127,8 +109,8 @@ class AmplitudeExportCohortOperator(BaseOperator):
         self.column = column
         self.max_in_xcom = max_in_xcom
         self.deferrable = deferrable
-        self.poll_interval = _at_least("poll_interval", poll_interval, SHORTEST_WAIT)
-        self.timeout = _at_least("timeout", timeout, SHORTEST_WAIT)
+        self.poll_interval = at_least("poll_interval", poll_interval, SHORTEST_WAIT)
+        self.timeout = at_least("timeout", timeout, SHORTEST_WAIT)
         self.amplitude_analytics_conn_id = amplitude_analytics_conn_id
         if all(map(is_known, (cohort_id, path, path_conn_id, props, column, max_in_xcom))):
             self._order()
@@ -179,12 +161,18 @@ class AmplitudeExportCohortOperator(BaseOperator):
 
     def _refuse_what_cannot_end_well(self, order: Order) -> None:
         """Find out before an export is spent that its file has nowhere to go."""
+        from airflow_amplitude_experiment.api import AmplitudeError
+
         from ._export import opened, too_many
 
         if order.path is not None:
             opened(order)
             return
-        sizes = {each["id"]: each["size"] for each in self.hook.cohorts()}
+        try:
+            sizes = {each["id"]: each["size"] for each in self.hook.cohorts()}
+        except AmplitudeError as error:
+            self.log.info("How large the cohort is can't be told before its export: %s", error)
+            return
         size = sizes.get(order.cohort_id)
         if isinstance(size, int) and size > order.max_in_xcom:
             raise too_many(order, f"{size:,}")
@@ -347,66 +335,11 @@ class AmplitudeExportCohortOperator(BaseOperator):
         }
 
     def _order(self) -> Order:
-        """Return what is asked for, checked.
-
-        :raises ValueError: what was given, and what is allowed; nothing has been sent.
-        """
-        from airflow_amplitude_experiment.api import _checks as check
-        from airflow_amplitude_experiment.hooks._analytics_reading import checked_id
-
-        path, path_conn_id = given(self.path), given(self.path_conn_id)
-        if path is not None and not str(path).strip().endswith(".csv"):
-            raise ValueError(
-                f"path is {path!r}, but must end in .csv: CSV is what Amplitude sends, and readers go by the ending"
-            )
-        if path is None and path_conn_id is not None:
-            raise ValueError("path_conn_id is given without path; it is the connection that path is written with")
-        return Order(
-            cohort_id=checked_id("cohort", self.cohort_id),
-            props=_props(self.props),
-            path=None if path is None else str(path).strip(),
-            path_conn_id=path_conn_id,
-            column=check.name("column", self.column),
-            max_in_xcom=_most(self.max_in_xcom),
+        return ordered(
+            cohort_id=self.cohort_id,
+            path=self.path,
+            path_conn_id=self.path_conn_id,
+            props=self.props,
+            column=self.column,
+            max_in_xcom=self.max_in_xcom,
         )
-
-
-def _props(value: Any) -> bool | list[str]:
-    """Return which properties are wanted.
-
-    :raises ValueError: neither true nor false nor names.
-    """
-    from airflow_amplitude_experiment.api import _checks as check
-
-    if isinstance(value, list | tuple):
-        return [check.name("props", each) for each in value]
-    try:
-        wanted: bool = check.boolean("props", given(value) or False)
-    except ValueError:
-        raise ValueError(f"props is {check.short(value)}, but must be true, false or a list of names") from None
-    return wanted
-
-
-def _most(value: Any) -> int:
-    """Return how many ids may go into XCom.
-
-    :raises ValueError: no whole number of 1 to 100,000.
-    """
-    from airflow_amplitude_experiment.api import _checks as check
-
-    limit = check.Check(f"a whole number from 1 to {MOST_IN_XCOM}", check.whole)
-    number: int = limit("max_in_xcom", value)
-    if not 1 <= number <= MOST_IN_XCOM:
-        raise ValueError(f"max_in_xcom is {number}, but must be {limit.expected}; more go to a file, path=…")
-    return number
-
-
-def _at_least(what: str, value: Any, least: timedelta) -> timedelta:
-    """Return a length of time.
-
-    :raises ValueError: none, or too short.
-    """
-    length = duration(value, what)
-    if length < least:
-        raise ValueError(f"{what} is {in_words(length)}, but must be at least {in_words(least)}")
-    return length

@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cohort import AmplitudeCohortTrigger as AmplitudeCohortTrigger
     from .end_date import AmplitudeEndDateTrigger as AmplitudeEndDateTrigger
 
-_HOME = {"AmplitudeEndDateTrigger": "end_date"}
+_HOME = {"AmplitudeCohortTrigger": "cohort", "AmplitudeEndDateTrigger": "end_date"}
 __all__ = sorted(_HOME)
 
 

@@ -18,6 +18,7 @@ from airflow.sdk.io import attach
 from airflow_amplitude_experiment.api import AmplitudeError, _retry
 from airflow_amplitude_experiment.operators import AmplitudeExportCohortOperator, _export
 from airflow_amplitude_experiment.operators import export_cohort as module
+from airflow_amplitude_experiment.operators._cohort_order import Asked, Order
 from airflow_amplitude_experiment.triggers import cohort as trigger_module
 from airflow_amplitude_experiment.triggers._events import error_event
 from tests.builders import a_context
@@ -222,8 +223,8 @@ def test_an_object_store_is_written_beside_and_moved(amplitude, tmp_path):
 
     attach("memory", conn_id="store", fs=MemoryFileSystem())
     path = ObjectStoragePath("memory://bucket/a.csv", conn_id="store")
-    order = module.Order(COHORT_ID, False, "memory://bucket/a.csv", "store", "user_id", 1)
-    take = _export.to_file(order, module.Asked("r1", NOW.isoformat()))
+    order = Order(COHORT_ID, False, "memory://bucket/a.csv", "store", "user_id", 1)
+    take = _export.to_file(order, Asked("r1", NOW.isoformat()))
     with pytest.raises(ZeroDivisionError):
         take(part if part else 1 // 0 for part in (b'"amplitude_id","user_id"\n', b""))
     assert path.fs.find("bucket") == []
@@ -270,8 +271,13 @@ def test_a_cohort_that_grew_is_refused_while_it_arrives(amplitude):
         exported(operator)
 
 
+def test_a_list_that_can_not_be_had_stands_in_no_exports_way(amplitude):
+    amplitude.fault("status", path="/api/3/cohorts", status=403)
+    assert ids_of(an_export()) == PEOPLE
+
+
 def test_reading_stops_at_the_first_id_too_many():
-    order = module.Order(COHORT_ID, False, None, None, "user_id", 10)
+    order = Order(COHORT_ID, False, None, None, "user_id", 10)
     read = []
 
     def parts():
