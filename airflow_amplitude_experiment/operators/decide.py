@@ -51,8 +51,12 @@ class AmplitudeDecideExperimentOperator(AmplitudeEditOperator):
     one that is there (``continue-running`` may be followed by any), one that was changed since it was decided so, a
     disabled experiment (``enable``), a bandit's rollout (Amplitude sets its weights itself; roll it out in the app),
     target segments that the API can't write back, and whatever the connection's rules or the freeze forbid one of
-    the steps. A rollout never raises what somebody lowered or disabled since the run began, except in a new run
-    that a person starts; where that is in question the versions are read first.
+    the steps. What stands below where this run's own ramps left it, or was lowered or disabled since the run began,
+    is raised or enabled by no task of that run, only by a new one that a person starts; where it is in question the
+    versions are read, one request more.
+
+    A rollout by key costs one read, two for each losing variant (who is included), and two for each step: a write, and
+    reading it back.
 
     A step that Amplitude accepts and that does not take waits for an approval there. The task then fails for good,
     naming the step, what is done and what is left; approve it in Amplitude and clear the task: it goes on.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
 from typing import Any, Literal
 
 from airflow_amplitude_experiment.api import Call, RolloutRefused
@@ -323,9 +324,7 @@ class Shift:
 
 def shifts(found: Any, steps: Sequence[Step]) -> list[Shift]:
     """Return how many people several steps move, the target segments first; see :func:`moved_share`."""
-    after = found
-    for step in steps:
-        after = step.applied(after)
+    after = reduce(lambda stands, step: step.applied(stands), steps, found)
     return [_shift(found, *each) for each in zip(_scopes(found), _scopes(after), strict=True)]
 
 
@@ -358,11 +357,11 @@ Scope = tuple[str, float, Mapping[str, float]]
 def _scopes(found: Any) -> list[Scope]:
     """Return the segments and all other users, each with its percentage and weights; off is 0 % of everybody."""
     on = 1 if found.enabled else 0
-    segments = found.target_segments or ()
     scopes = [
-        (f"target segment {each.name!r}", on * (each.percentage or 0), each.rollout_weights or {}) for each in segments
+        (f"target segment {each.name!r}", on * (each.percentage or 0), each.rollout_weights or {})
+        for each in found.target_segments or ()
     ]
-    who = "all other users" if segments else "all users"
+    who = "all other users" if scopes else "all users"
     return [*scopes, (who, on * (found.rollout_percentage or 0), _weights(found))]
 
 

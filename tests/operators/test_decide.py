@@ -70,6 +70,13 @@ def a_context(**options):
     return context
 
 
+def started_after_that():
+    """The context of a run that a person starts after all that was done so far, whenever it was due."""
+    context = a_context()
+    context["dag_run"].start_date = datetime.now(UTC) + timedelta(minutes=1)
+    return context
+
+
 def decide(decision="rollout", *, context=None, **options):
     options = {"experiment_key": KEY, **({"variant": "treatment"} if decision == "rollout" else {}), **options}
     options = {name: value for name, value in options.items() if value is not None}
@@ -179,6 +186,15 @@ def test_the_log_says_first_how_many_people_change_variant(running, caplog):
     ]
 
 
+def test_what_no_rollout_can_avoid_is_told_before_it(running, caplog):
+    keys = ["a", "b", "c"]
+    running.change(KEY, variants=[{"key": key} for key in keys], rolloutWeights=dict.fromkeys(keys, 33))
+    running.change(KEY, stickyBucketing=True)
+    decide(variant="b")
+    assert "users who have a losing variant may keep it" in caplog.text
+    assert "4.9325 % of those in it lose b between two of the writes" in caplog.text
+
+
 def test_who_is_forced_into_a_losing_variant_is_counted_and_never_named(running, caplog):
     variants = [
         {"key": "control", "users": ["ann@example.com", "bob@example.com"], "cohorts": ["c1"]},
@@ -252,10 +268,22 @@ def test_a_write_that_was_applied_but_not_answered_is_not_sent_twice(running, fa
     assert len(record["steps"]) == 3
 
 
+def test_a_lost_answer_to_the_only_write_is_no_lost_write(running, caplog):
+    running.change(KEY, rolloutWeights={"control": 0, "treatment": 1})
+    running.fault("cut_after", method="PATCH")
+    with caplog.at_level(logging.INFO):
+        record = decide()
+    assert len(writes(running)) == 1
+    assert (record["written"], record["before"], record["after"]) == (True, 40, 100)
+    assert caplog.text.count("newly get treatment") == 1
+
+
 @pytest.mark.parametrize("step", range(3))
-def test_a_write_that_was_lost_is_sent_again(running, step):
+def test_a_write_that_was_lost_is_told_once_and_sent_again(running, caplog, step):
     running.fault("cut_before", method="PATCH", skip=step)
-    decide()
+    with caplog.at_level(logging.INFO):
+        decide()
+    assert caplog.text.count("newly get treatment") == 1
     assert len(writes(running)) == 4
     assert running.experiment(KEY)["rolledOutVariant"] == "treatment"
 
@@ -354,9 +382,7 @@ def test_a_disabled_experiment_is_not_rolled_out(running):
 
 def test_enable_switches_it_on_with_the_last_step(running):
     running.change(KEY, enabled=False)
-    context = a_context()
-    context["dag_run"].run_after = context["dag_run"].start_date = datetime.now(UTC) + timedelta(minutes=1)
-    record = decide(enable=True, context=context)
+    record = decide(enable=True, context=started_after_that())
     assert bodies(running)[-1]["enabled"] is True
     assert all("enabled" not in body for body in bodies(running)[:-1])
     assert record["enabled"] is True
@@ -372,10 +398,11 @@ def test_what_somebody_disabled_since_the_run_began_is_not_switched_on(running, 
     assert writes(running) == []
 
 
-def test_what_somebody_may_have_lowered_since_is_not_raised_by_another_try(running):
+@pytest.mark.parametrize("again", [{"try_number": 2}, {"clear_number": 1}], ids=["second try", "cleared"])
+def test_what_somebody_may_have_lowered_since_is_not_raised_by_another_try(running, again):
     running.change(KEY, rolloutPercentage=5)
     with pytest.raises(AirflowFailException, match=r"somebody may have lowered it.*undo somebody's stop"):
-        decide(context=a_context(try_number=2))
+        decide(context=a_context(**again))
     assert writes(running) == []
 
 
@@ -621,9 +648,7 @@ def test_a_stopped_experiment_continues_only_if_it_may_be_started_again(running)
     running.change(KEY, enabled=False)
     with pytest.raises(AirflowFailException, match="is disabled"):
         decide("continue-running", experiment_end_date=LATER)
-    context = a_context()
-    context["dag_run"].run_after = context["dag_run"].start_date = datetime.now(UTC) + timedelta(minutes=1)
-    decide("continue-running", experiment_end_date=LATER, enable=True, context=context)
+    decide("continue-running", experiment_end_date=LATER, enable=True, context=started_after_that())
     assert running.experiment(KEY)["enabled"] is True
 
 
