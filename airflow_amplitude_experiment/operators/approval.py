@@ -93,6 +93,13 @@ class AmplitudeApproveRaiseOperator(TargetMixin, ApprovalOperator):
         self.within = within
         self.reason = reason
 
+    def validate_params(self) -> None:
+        """Leave the DAG's params out of the question, as newer releases do.
+
+        Older ones would ask for a value of each again, and at parse refuse a DAG whose form has a required field.
+        """
+        self.params = type(self.params)()
+
     def execute(self, context: Context) -> Any:
         """Write the question, and wait."""
         with ending_what_cannot_heal():

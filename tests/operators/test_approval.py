@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.providers.standard.operators import hitl
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param
 
 from airflow_amplitude_experiment.operators import approval as module
 from airflow_amplitude_experiment.operators.approval import AmplitudeApproveRaiseOperator
@@ -218,6 +218,13 @@ def test_in_a_mapped_group_it_speaks_of_its_own_object(asked):
 def test_only_the_approvers_may_answer(asked):
     approvers = [{"id": "7", "name": "ada"}]
     assert question(asked, assigned_users=approvers).users == approvers
+
+
+def test_the_form_of_a_dag_is_no_part_of_its_questions():
+    """Airflow 3.1 asks for each of the DAG's params again, and refuses to parse one without a default."""
+    with DAG("form", schedule=None, params={"ticket": Param(type="string")}):
+        approval = an_approval()
+    assert not approval.params
 
 
 @pytest.mark.parametrize("start_at", [50, "50", 80])
