@@ -543,16 +543,39 @@ def test_there_is_no_default_mode():
         AmplitudeSyncVariantUsersOperator(task_id="sync", flag_key=KEY, variant="on", users=["a"])
 
 
-@pytest.mark.parametrize(
-    "field", ["mode", "variant", "max_change", "keep", "users", "sql", "path", "check_other_variants"]
-)
-def test_every_argument_can_come_from_a_form(field):
-    options = {"flag_key": KEY, "variant": "on", "mode": "replace", "users": ["a"]}
-    if field in ("sql", "path"):
-        del options["users"]
-    needed = {"conn_id": "x"} if field == "sql" else {}
-    operator = AmplitudeSyncVariantUsersOperator(task_id="sync", **{**options, field: "{{ params.given }}", **needed})
-    assert field in operator.template_fields
+FORM = {
+    "flag_key": KEY,
+    "variant": " on ",
+    "mode": "replace",
+    "users": '["a", 7]',
+    "column": "None",
+    "keep": '["tester"]',
+    "max_change": "3",
+    "allow_empty": "False",
+    "check_other_variants": "true",
+    "into_running_experiment": "",
+    "allow_readable_ids": "None",
+}
+
+
+def filled_in(**form):
+    templates = {name: f"{{{{ params.{name} }}}}" for name in FORM}
+    operator = AmplitudeSyncVariantUsersOperator(task_id="sync", **templates)
+    operator.render_template_fields({"params": {**FORM, **form}})
+    return operator
+
+
+def test_every_argument_can_come_from_a_form_as_a_text(amplitude):
+    holds(amplitude, users=["tester", "gone"])
+    assert filled_in().execute(a_context())["written"]
+    assert included(amplitude) == {"a", "7", "tester"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("mode", "sync"), ("variant", ""), ("max_change", "x"), ("keep", "a, b")])
+def test_what_a_form_can_not_mean_is_refused_before_the_first_request(amplitude, name, value):
+    with pytest.raises(AirflowFailException, match=name):
+        filled_in(**{name: value}).execute(a_context())
+    assert not amplitude.requests()
 
 
 # --- cohorts -----------------------------------------------------------------------------------------------------
