@@ -100,9 +100,9 @@ class Sync:
 
     def _left(self) -> list[str]:
         """Read back, and say what does not stand as wanted."""
-        change = self._difference()
-        missing = [f"{len(change.add):,} {self.order.noun}s are missing"] if change.add else []
-        still = [f"{len(change.remove):,} {self.order.noun}s are still there"] if change.remove else []
+        change, where = self._difference(), f"in variant {self.order.variant!r}"
+        missing = [f"{len(change.add):,} {self.order.noun}s are missing {where}"] if change.add else []
+        still = [f"{len(change.remove):,} {self.order.noun}s are still {where}"] if change.remove else []
         return [*missing, *still]
 
     # --- refusing -----------------------------------------------------------------------------------------------

@@ -465,7 +465,7 @@ def test_a_refused_removal_of_ids_that_are_gone_is_a_success(amplitude):
 
 def test_an_accepted_request_that_does_not_show_is_not_confirmed(amplitude):
     amplitude.fault("status", status=200, body="OK", method="POST")
-    refused("2 users are missing", users=["a", "b"])
+    refused("2 users are missing in variant 'on'", users=["a", "b"])
 
 
 def test_a_lost_answer_costs_one_read_and_only_what_is_missing_is_sent_again(amplitude):
