@@ -459,16 +459,18 @@ def test_a_write_that_was_lost_is_decided_anew(amplitude):
 @pytest.mark.parametrize("fault", ["cut_before", "cut_after"])
 def test_what_somebody_added_while_an_answer_was_lost_is_not_lost(amplitude, monkeypatch, fault):
     def somebody(call):
-        there = amplitude.experiment(EXPERIMENT)["tags"]
-        if call == "experiments.update" and "theirs" not in there:
-            amplitude.change(EXPERIMENT, tags=[*there, "theirs"])
+        if call == "experiments.update" and not done:
+            done.append(amplitude.change(EXPERIMENT, tags=[*amplitude.experiment(EXPERIMENT)["tags"], "theirs"]))
 
+    done = []
     amplitude.fault(fault, method="PATCH")
     with seen_requests(monkeypatch) as seen:
         seen.after = somebody
-        record = update_experiment(add_tags=["ours"])
+        # a list of segments is never repeated blindly, so the task itself looks again
+        asked = {"segment": "Staff", "segment_changes": {"name": "Employees"}}
+        record = update_experiment(add_tags=["ours"], **asked)
     assert {*amplitude.experiment(EXPERIMENT)["tags"]} == {"search", "theirs", "ours"}
-    assert (record["updated"], record["written"]) == (["tags"], True)
+    assert (record["updated"], record["written"]) == (["tags", "target_segments"], True)
 
 
 @pytest.mark.parametrize("asked", [{"name": "x"}, {"segment": "Staff", "segment_changes": {"name": "x"}}], ids=str)
