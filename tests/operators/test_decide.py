@@ -451,6 +451,26 @@ def test_what_stands_where_this_run_raised_it_to_is_rolled_out(running, again):
     assert running.experiment(KEY)["rolloutPercentage"] == 100
 
 
+@pytest.mark.parametrize("names", [("ramp_a", "ramp_b"), ("ramp_b", "ramp_a")])
+def test_a_lowering_that_this_run_was_asked_for_is_nobodys_stop(running, names):
+    """Whatever order Airflow lists the tasks in, the newest record counts."""
+    running.change(KEY, rolloutPercentage=5)
+    there = {"kind": "experiment", "id": running.experiment(KEY)["id"], "written": True, "segment": None}
+    with DAG("life"):
+        ramps = [AmplitudeRampRolloutOperator(task_id=name, percentage=5, experiment_key=KEY) for name in sorted(names)]
+        operator = AmplitudeDecideExperimentOperator(
+            task_id="decide", decision="rollout", variant="treatment", experiment_key=KEY
+        )
+        ramps >> operator
+    context = a_context()
+    context["ti"].of_others = {
+        names[0]: {**there, "before": 0, "after": 40, "at": "2026-11-22T12:00:00.000+00:00"},
+        names[1]: {**there, "before": 40, "after": 5, "at": "2026-11-22T12:00:01.000+00:00"},
+    }
+    operator.execute(context)
+    assert running.experiment(KEY)["rolloutPercentage"] == 100
+
+
 def test_what_was_lowered_after_this_run_raised_it_stays_down(running):
     running.change(KEY, rolloutPercentage=5)
     with pytest.raises(AirflowFailException, match=r"below the 40 % that this run raised it to.*somebody@example\.com"):
