@@ -152,7 +152,7 @@ class Change:
         if self.index is not None:
             for slot in self.edit.found.slots or ():
                 there = set(slot.individuals or ()) & set(coming.get("individuals", ()))
-                if there and slot.index != self.index:
+                if there:  # not this slot: who is in it already does not come
                     raise self._refused(
                         f"slot {slot.index} holds {counted('individuals', [*there])} of those given, and only the "
                         "first slot would count",
