@@ -183,12 +183,12 @@ class Change:
 
 
 def _changed(before: Sequence[str], given: Sequence[str], mode: str) -> list[str]:
-    """Return a list after a change; one that holds the same keeps its order."""
+    """Return a list after a change."""
     if mode == "add":
         return [*before, *without(given, before)]
     if mode == "remove":
         return without(before, given)
-    return list(before if set(before) == set(given) else given)
+    return list(given)
 
 
 def without(ids: Iterable[str], others: Iterable[str]) -> list[str]:
