@@ -7,7 +7,6 @@ Apart from the operator because it is loaded when a task runs, not when a DAG is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -25,34 +24,21 @@ from airflow_amplitude_experiment.rollout.traffic import included
 
 from ._base import CANNOT_HEAL
 from ._edit import Edit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What of the DAG run decides whether somebody's stop has to be looked for (law 9).
-
-    :param since: when the run was due, or began where a person started it.
-    :param by_hand: a person started it.
-    :param again: it is not the first time that this task runs.
-    :param ramps: the records of this run's earlier tasks that set a percentage, the oldest first.
-    """
-
-    since: datetime
-    by_hand: bool
-    again: bool
-    ramps: Sequence[Mapping[str, Any]]
+from ._run import Begun
 
 
 class Deciding:
     """One task's decision on one experiment.
 
     :param run: the DAG run; ``None`` outside of one.
+    :param ramps: the records of this run's earlier tasks that set a percentage, the oldest first.
     """
 
-    def __init__(self, edit: Edit, order: Order, run: Run | None) -> None:
+    def __init__(self, edit: Edit, order: Order, *, run: Begun | None, ramps: Sequence[Mapping[str, Any]] = ()) -> None:
         self.edit = edit
         self.order = order
         self.run = run
+        self.ramps = ramps
         self.before = edit.found.rollout_percentage
         self.steps: tuple[Step, ...] | None = None
         self.done: list[Step] = []
@@ -110,7 +96,7 @@ class Deciding:
         run, enables = self.run, any(step.fields.get("enabled") for step in steps)
         if run is None or not (enables or self.order.decision == "rollout"):
             return
-        own = [each for each in run.ramps if (each.get("kind"), each.get("id")) == ("experiment", found.id)]
+        own = [each for each in self.ramps if (each.get("kind"), each.get("id")) == ("experiment", found.id)]
         left_at = {each.get("segment"): each.get("after", each.get("rollout_percentage")) for each in own}
         scopes = (None, *(each.name for each in found.target_segments or ()))
         for scope in scopes:

@@ -1,4 +1,4 @@
-"""What the tasks of one staged rollout tell each other within a run.
+"""What a task knows of its run, and what the tasks of one staged rollout tell each other within it.
 
 Airflow's XComs and task states, each read for the own map index only: a mapped rollout knows nothing of its siblings.
 """
@@ -6,13 +6,14 @@ Airflow's XComs and task states, each read for the own map index only: a mapped 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._base import given
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 BETWEEN_LOOKS_AT_A_FREEZE = timedelta(minutes=5)
 SHORTEST_WAIT = timedelta(seconds=5)
@@ -24,6 +25,46 @@ FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 def now() -> datetime:
     """Tell the time, in UTC."""
     return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What of a run decides whether a task could undo somebody's stop (law 9).
+
+    :param by_hand: a person started it.
+    :param again: the run was cleared, or this is not the first try of the task.
+    :param since: how far back it looks: to when it was due, or to when it began where a person started it, because
+        what they stopped before pressing Trigger is theirs to start again.
+    """
+
+    by_hand: bool
+    again: bool
+    since: datetime
+
+
+def begun(context: Context) -> Begun | None:
+    """Look at the task's run; ``None`` outside of one."""
+    if (run := context.get("dag_run")) is None:
+        return None
+    by_hand = str(getattr(run.run_type, "value", run.run_type)) == "manual"
+    cleared = bool(getattr(run, "clear_number", 0))
+    since = cast(datetime, run.run_after or run.start_date)
+    if by_hand and not cleared and run.start_date:
+        since = max(since, run.start_date)
+    return Begun(by_hand, cleared or context["ti"].try_number > 1, since)
+
+
+def ramped_earlier(operator: BaseOperator, context: Context) -> list[dict[str, Any]]:
+    """Return the records of the writes that this run's earlier tasks made to percentages, the oldest first."""
+    writers = [
+        task.task_id
+        for task in operator.get_flat_relatives(upstream=True)
+        if getattr(getattr(task, "operator_class", type(task)), "writes_percentage", False)
+    ]
+    found = context["ti"].xcom_pull(task_ids=writers) if writers else []
+    records = found if isinstance(found, list) else [found]
+    written = [each for each in records if isinstance(each, dict) and each.get("written")]
+    return sorted(written, key=lambda record: str(record.get("at")))
 
 
 def pulled(context: Context, task_id: str | None, key: str = "return_value") -> Any:

@@ -10,7 +10,7 @@ from airflow_amplitude_experiment.api._checks import boolean, one_of
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._base import AmplitudeTargetOperator, given, is_known
-from ._run import is_off, starting_percentage
+from ._run import begun, is_off, starting_percentage
 from .ramp import ON_DRIFT
 
 if TYPE_CHECKING:
@@ -138,7 +138,6 @@ class AmplitudeBeginRolloutOperator(AmplitudeTargetOperator):
         from airflow_amplitude_experiment.rollout.preflight import Intent
 
         ON_DRIFT("on_drift", self.on_drift)
-        run = context.get("dag_run")
         return Intent(
             kind=self.kind,
             plan=RolloutPlan.from_dict(self.plan),
@@ -146,7 +145,7 @@ class AmplitudeBeginRolloutOperator(AmplitudeTargetOperator):
             rollback_to="off" if is_off(self.rollback_to) else starting_percentage(self.rollback_to),
             segment=given(self.segment),
             enable=boolean("enable", self.enable),
-            again=context["ti"].try_number > 1 or bool(getattr(run, "clear_number", 0)),
+            again=bool((run := begun(context)) and run.again),
             guardrails=self.guardrails,
             stage_guardrails=self.stage_guardrails,
             check_every=self.check_every,

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from airflow_amplitude_experiment.api import _checks as check
 
 from ._base import AmplitudeEditOperator, given, is_known
+from ._run import begun, ramped_earlier
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_amplitude_experiment.rollout.decision import Order
 
-    from ._decision import Run
     from ._edit import Edit
+    from ._run import Begun
 
 ON_DRIFT = check.one_of("fail", "overwrite")
 
 
 class Asked(NamedTuple):
-    """What is asked for, and the run that asks."""
+    """What is asked for, the run that asks, and what its earlier tasks did to the percentage."""
 
     order: Order
-    run: Run | None
+    run: Begun | None
+    ramps: list[dict[str, Any]]
 
 
 class AmplitudeDecideExperimentOperator(AmplitudeEditOperator):
@@ -135,39 +135,13 @@ class AmplitudeDecideExperimentOperator(AmplitudeEditOperator):
             enable=check.boolean("enable", given(self.enable) or False),
             overwrite=self.on_drift == "overwrite",
         )
-        return Asked(order, self._run(context))
+        return Asked(order, begun(context), ramped_earlier(self, context))
 
     def edit(self, edit: Edit, order: Asked) -> dict[str, Any]:
         """Take the steps that are left to the decision."""
         from ._decision import Deciding
 
-        return Deciding(edit, order.order, order.run).record()
-
-    def _run(self, context: Context) -> Run | None:
-        """Return what of the DAG run decides whether somebody's stop has to be looked for."""
-        from ._decision import Run
-
-        if (run := context.get("dag_run")) is None:
-            return None
-        by_hand = str(getattr(run.run_type, "value", run.run_type)) == "manual"
-        cleared = bool(getattr(run, "clear_number", 0))
-        since = cast("datetime", run.run_after or run.start_date)
-        if by_hand and not cleared and run.start_date:
-            since = max(since, run.start_date)  # what a person stopped before pressing Trigger is theirs to start again
-        again = cleared or context["ti"].try_number > 1
-        return Run(since=since, by_hand=by_hand, again=again, ramps=self._earlier_ramps(context))
-
-    def _earlier_ramps(self, context: Context) -> list[dict[str, Any]]:
-        """Return what this run's earlier tasks left the percentage at, the oldest record first."""
-        tasks = [
-            task.task_id
-            for task in self.get_flat_relatives(upstream=True)
-            if getattr(getattr(task, "operator_class", type(task)), "writes_percentage", False)
-        ]
-        pulled = context["ti"].xcom_pull(task_ids=tasks) if tasks else []
-        records = pulled if isinstance(pulled, list) else [pulled]
-        written = [each for each in records if isinstance(each, dict) and each.get("written")]
-        return sorted(written, key=lambda record: str(record.get("at")))
+        return Deciding(edit, order.order, run=order.run, ramps=order.ramps).record()
 
     def _check_what_is_known(self) -> None:
         """Check the values that no template fills in later, while the DAG is parsed."""

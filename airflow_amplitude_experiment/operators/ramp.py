@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from airflow_amplitude_experiment.api._checks import boolean, one_of, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
@@ -13,6 +13,7 @@ from airflow_amplitude_experiment.api.errors import RolloutRefused
 from ._assets import announce
 from ._audit import Audit, failure
 from ._base import AmplitudeTargetOperator, given, is_known
+from ._run import begun, ramped_earlier
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -253,48 +254,31 @@ class AmplitudeRampRolloutOperator(AmplitudeTargetOperator):
         from airflow_amplitude_experiment.hooks.lookup import calls_of
         from airflow_amplitude_experiment.rollout.history import stopped_since
 
-        run = context.get("dag_run")
-        if run is None:
+        if (run := begun(context)) is None:
             return
-        by_hand = str(getattr(run.run_type, "value", run.run_type)) == "manual"
-        cleared = bool(getattr(run, "clear_number", 0))
-        again = again or cleared or context["ti"].try_number > 1
-        if by_hand and order.expected is not None and not (again or decision.enables):
+        again = again or run.again
+        if run.by_hand and order.expected is not None and not (again or decision.enables):
             return
-        own = self._own_writes(context, found)
+        mine = self.kind, found.id
+        own = [each for each in ramped_earlier(self, context) if (each.get("kind"), each.get("id")) == mine]
         ramped = any("after" in record for record in own)
-        unproven = not (by_hand or ramped) or (ramped and order.expected is None)
+        unproven = not (run.by_hand or ramped) or (ramped and order.expected is None)
         if not (again or decision.enables or unproven):
             return
-        since = cast(datetime, run.run_after or run.start_date)
-        if by_hand and not cleared and run.start_date:
-            since = max(since, run.start_date)  # what a person stopped before pressing Trigger is theirs to start again
         how = stopped_since(
             client.send(calls_of(self.kind).versions(found.id)),
-            since,
+            run.since,
             found,
             segment=decision.segment,
             own=own,
-            ever_switched_off=decision.enables and not by_hand,
-            ever_lowered=not (by_hand or ramped),
+            ever_switched_off=decision.enables and not run.by_hand,
+            ever_lowered=not (run.by_hand or ramped),
         )
         if how:
             raise RolloutRefused(
-                f"{self.target} {how}. This run looks back to {since:%Y-%m-%dT%H:%MZ}; its ramp to {order.to} % "
+                f"{self.target} {how}. This run looks back to {run.since:%Y-%m-%dT%H:%MZ}; its ramp to {order.to} % "
                 "would undo somebody's stop. Nothing was written. To go on, trigger a new run by hand."
             )
-
-    def _own_writes(self, context: Context, found: Any) -> list[dict[str, Any]]:
-        """Return the records of this run's earlier tasks that wrote this very object."""
-        writers = [
-            task.task_id
-            for task in self.get_flat_relatives(upstream=True)
-            if getattr(getattr(task, "operator_class", type(task)), "writes_percentage", False)
-        ]
-        pulled = context["ti"].xcom_pull(task_ids=writers) if writers else []
-        records = pulled if isinstance(pulled, list) else [pulled]
-        mine = [each for each in records if isinstance(each, dict) and each.get("written")]
-        return [each for each in mine if (each.get("kind"), each.get("id")) == (self.kind, found.id)]
 
     def _confirm(self, client: GuardedClient, found: Any, decision: RampDecision) -> None:
         """Read back, once more after a moment where it differs, and fail where it still does (law 1)."""
