@@ -9,6 +9,7 @@ from airflow_amplitude_experiment.api._checks import boolean
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._base import AmplitudeEditOperator, given, is_known, project_named
+from ._run import begun
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -126,17 +127,14 @@ class AmplitudeArchiveOperator(AmplitudeEditOperator):
         """Say why restoring what then serves people is not this task's to do (law 9), or ``None``."""
         from airflow_amplitude_experiment.rollout.history import written_at
 
-        run = context.get("dag_run")
-        if run is None:
+        if (run := begun(context)) is None:
             return None
-        if str(getattr(run.run_type, "value", run.run_type)) != "manual":
+        if not run.by_hand:
             return "nobody started this run"
-        cleared = bool(getattr(run, "clear_number", 0))
-        if not (again or cleared or context["ti"].try_number > 1):
+        if not (again or run.again):
             return None
-        began = run.start_date or run.run_after
         moments = [written_at(version) for version in edit.client.send(edit.calls.versions(edit.found.id))]
-        if began is None or any(moment is None or moment > began for moment in moments):
+        if any(moment is None or moment > run.since for moment in moments):
             return "somebody changed it since this run began"
         return None
 
