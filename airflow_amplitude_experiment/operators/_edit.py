@@ -51,6 +51,7 @@ class Edit:
         self.name = name
         self.log = operator.log
         self.written = False
+        self._stood = getattr(found, "rollout_percentage", None)
         self._reason = operator.reason
         self._context = context
         self._audit = Audit.of(context, environment=client.rules.environment, reason=operator.reason, log=operator.log)
@@ -131,8 +132,8 @@ class Edit:
             **self._audit.facts(),
         }
         if self.written and record["key"]:
-            stands = {"enabled": getattr(found, "enabled", None), "after": getattr(found, "rollout_percentage", None)}
-            announce(self._context, {**stands, **record})
+            enabled, stands = getattr(found, "enabled", None), getattr(found, "rollout_percentage", None)
+            announce(self._context, {**record, "enabled": enabled, "before": self._stood, "after": stands})
         return record
 
     def _line(self, call: Call[Any]) -> dict[str, Any]:
