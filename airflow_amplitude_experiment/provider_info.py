@@ -172,9 +172,9 @@ def get_provider_info() -> dict[str, Any]:
             "watch",
             "weights",
         ),
-        "sensors": _modules("sensors", "end_date"),
+        "sensors": _modules("sensors", "end_date", "state"),
         "hooks": _modules("hooks", "analytics", "experiment"),
-        "triggers": _modules("triggers", "approval", "cohort", "end_date"),
+        "triggers": _modules("triggers", "approval", "cohort", "end_date", "state"),
         "connection-types": [
             {
                 "connection-type": "amplitude_experiment",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .end_date import AmplitudeEndDateSensor as AmplitudeEndDateSensor
+    from .state import AmplitudeStateSensor as AmplitudeStateSensor
 
-_HOME = {"AmplitudeEndDateSensor": "end_date"}
+_HOME = {"AmplitudeEndDateSensor": "end_date", "AmplitudeStateSensor": "state"}
 __all__ = sorted(_HOME)
 
 

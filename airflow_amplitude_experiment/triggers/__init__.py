@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cohort import AmplitudeCohortTrigger as AmplitudeCohortTrigger
     from .end_date import AmplitudeEndDateTrigger as AmplitudeEndDateTrigger
+    from .state import AmplitudeStateTrigger as AmplitudeStateTrigger
 
-_HOME = {"AmplitudeCohortTrigger": "cohort", "AmplitudeEndDateTrigger": "end_date"}
+_HOME = {
+    "AmplitudeCohortTrigger": "cohort",
+    "AmplitudeEndDateTrigger": "end_date",
+    "AmplitudeStateTrigger": "state",
+}
 __all__ = sorted(_HOME)
 
 

@@ -17,7 +17,7 @@ from airflow.sdk.bases import sensor as base_sensor
 
 from airflow_amplitude_experiment.api import AmplitudeNotFound, RolloutRefused, _retry
 from airflow_amplitude_experiment.sensors import AmplitudeEndDateSensor
-from airflow_amplitude_experiment.triggers import end_date as module
+from airflow_amplitude_experiment.triggers import _moments, _poll
 from airflow_amplitude_experiment.triggers._events import error_event
 from tests.builders import a_context
 
@@ -29,8 +29,8 @@ RECORD = {"key": KEY, "id": "1", "ended_at": "2026-11-20T00:00:00+00:00", "looke
 @pytest.fixture(autouse=True)
 def still(monkeypatch):
     """Time stands still, chance has no hand in it, and the client makes one attempt."""
-    monkeypatch.setattr(module, "now", lambda: NOW)
-    monkeypatch.setattr(module.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(_moments, "now", lambda: NOW)
+    monkeypatch.setattr(_moments.random, "uniform", lambda low, high: high)
     monkeypatch.setattr(_retry, "PATIENCE", -1.0)
     monkeypatch.setattr(_retry, "FIRST_WAIT", 0.0)
     monkeypatch.setattr(AmplitudeEndDateSensor, "log", logging.getLogger("tests.end_date"))
@@ -71,11 +71,13 @@ def test_it_defers_until_the_end_although_airflows_default_is_off(amplitude):
     assert kept == {
         "amplitude_conn_id": "amplitude_experiment_default",
         "next_look": (NOW + timedelta(minutes=15)).isoformat(),
-        "recheck": 900.0,
+        "interval": 900.0,
         "on_missing": "fail",
-        "experiment_id": amplitude.experiment(KEY)["id"],
-        "experiment_key": KEY,
-        "ends_at": "2026-11-30T12:00:00+00:00",
+        "kind": "experiment",
+        "project_id": "100001",
+        "object_id": amplitude.experiment(KEY)["id"],
+        "object_key": KEY,
+        "matters_at": "2026-11-30T12:00:00+00:00",
     }
     assert deferred.timeout == timedelta(days=90)
     assert sent(amplitude) == ["experiments"]
@@ -98,7 +100,7 @@ def test_an_end_that_has_passed_costs_one_request_and_no_triggerer(amplitude):
 def test_a_date_alone_ends_with_that_day_in_utc(amplitude, end_date, ends_at):
     amplitude.options(dates="date")
     amplitude.change(KEY, endDate=end_date)
-    assert deferral(a_sensor()).trigger.ends_at == ends_at
+    assert deferral(a_sensor()).trigger.matters_at == ends_at
 
 
 def test_a_date_alone_that_was_yesterday_has_passed(amplitude):
@@ -109,7 +111,7 @@ def test_a_date_alone_that_was_yesterday_has_passed(amplitude):
 
 def test_by_id_it_reads_the_details(amplitude):
     deferred = deferral(a_sensor(experiment_id=int(amplitude.experiment(KEY)["id"])))
-    assert deferred.trigger.experiment_key == KEY
+    assert deferred.trigger.object_key == KEY
     assert sent(amplitude) == [f"experiments/{amplitude.experiment(KEY)['id']}"]
 
 
@@ -118,8 +120,8 @@ def test_no_end_date_fails_for_good_unless_it_is_waited_for(amplitude):
     with pytest.raises(AirflowFailException, match="has no end date"):
         a_sensor().execute(a_context())
     deferred = deferral(a_sensor(on_missing="wait"))
-    assert deferred.trigger.ends_at is None
-    assert "ends_at" not in deferred.trigger.serialize()[1]
+    assert deferred.trigger.matters_at is None
+    assert "matters_at" not in deferred.trigger.serialize()[1]
 
 
 @pytest.mark.parametrize("named_by", ["experiment_key", "experiment_id"])
@@ -149,7 +151,7 @@ def test_what_can_not_heal_ends_the_task_at_once(amplitude, status):
 def test_a_first_look_that_fails_for_a_passing_reason_waits_all_the_same(amplitude, caplog, fault, seconds):
     amplitude.fault(fault)
     trigger = deferral(a_sensor()).trigger
-    assert (trigger.experiment_key, trigger.experiment_id) == (KEY, None)
+    assert (trigger.object_key, trigger.object_id) == (KEY, None)
     assert datetime.fromisoformat(trigger.next_look) - NOW == timedelta(seconds=seconds)
     assert "The wait goes on." in caplog.text
 
@@ -231,8 +233,7 @@ def naps(monkeypatch):
 
 def test_poke_mode_looks_at_every_recheck_until_the_end(amplitude, monkeypatch, naps, caplog):
     caplog.set_level(logging.INFO, "tests.end_date")
-    moments = iter([NOW, NOW, datetime(2026, 12, 1, tzinfo=UTC)])
-    monkeypatch.setattr(module, "now", lambda: next(moments))
+    monkeypatch.setattr(_moments, "now", lambda: NOW if sum(naps) < 120 else datetime(2026, 12, 1, tzinfo=UTC))
     record = a_sensor(deferrable=False, recheck=60).execute(a_context())
     assert record["ended_at"] == "2026-11-30T12:00:00+00:00"
     assert [nap for nap in naps if nap] == [60, 60]
@@ -301,11 +302,12 @@ def in_airflow(airflow_db, monkeypatch):
     """Run a DAG as ``dag.test()`` does, the trigger included; a sleep takes no time but on the trigger's clock."""
     clock = [NOW]
 
-    async def sleep(seconds):
+    async def nap(seconds, changed):
         clock[0] += timedelta(seconds=seconds)
 
-    monkeypatch.setattr(module, "now", lambda: clock[0])
-    monkeypatch.setattr(module, "sleep", sleep)
+    monkeypatch.setattr(_moments, "now", lambda: clock[0])
+    monkeypatch.setattr(_poll, "now", lambda: clock[0])
+    monkeypatch.setattr(_poll, "nap", nap)
 
     def run():
         file = airflow_db / "dags" / "wait_for_the_end.py"

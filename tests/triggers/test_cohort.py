@@ -16,8 +16,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_amplitude_experiment.api import AmplitudeAuthError, AmplitudeNotFound, _retry
+from airflow_amplitude_experiment.triggers import _moments
 from airflow_amplitude_experiment.triggers import cohort as module
-from airflow_amplitude_experiment.triggers import end_date
 from airflow_amplitude_experiment.triggers._events import validated
 from airflow_amplitude_experiment.triggers.cohort import FIELDS, AmplitudeCohortTrigger
 
@@ -53,7 +53,7 @@ def clock(monkeypatch):
     fake = FakeClock()
     monkeypatch.setattr(module, "now", fake.now)
     monkeypatch.setattr(module, "sleep", fake.sleep)
-    monkeypatch.setattr(end_date, "random", SimpleNamespace(uniform=lambda low, high: 1.0))
+    monkeypatch.setattr(_moments, "random", SimpleNamespace(uniform=lambda low, high: 1.0))
     monkeypatch.setattr(_retry, "PATIENCE", -1.0)
     monkeypatch.setattr(_retry, "FIRST_WAIT", 0.0)
     monkeypatch.setattr(AmplitudeCohortTrigger, "log", logging.getLogger("tests.trigger"))

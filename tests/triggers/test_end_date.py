@@ -21,10 +21,11 @@ from airflow_amplitude_experiment.api import (
     _retry,
 )
 from airflow_amplitude_experiment.api.models import Page
-from airflow_amplitude_experiment.triggers import AmplitudeEndDateTrigger
-from airflow_amplitude_experiment.triggers import end_date as module
+from airflow_amplitude_experiment.triggers import AmplitudeEndDateTrigger, _moments, _poll
 from airflow_amplitude_experiment.triggers._events import error_event, validated
-from airflow_amplitude_experiment.triggers.end_date import after_failure, end_of, ended, find, next_look
+from airflow_amplitude_experiment.triggers._find import find
+from airflow_amplitude_experiment.triggers._moments import after_failure, next_look
+from airflow_amplitude_experiment.triggers.end_date import NEEDS, end_of, verdict_on
 from tests.builders import an_experiment
 
 try:
@@ -52,7 +53,7 @@ class FakeClock:
     def at(self, moment, what):
         self.events[moment] = what
 
-    async def sleep(self, seconds):
+    async def nap(self, seconds, changed):
         assert seconds > 0
         self.sleeps.append(seconds)
         self.moment += timedelta(seconds=seconds)
@@ -65,9 +66,10 @@ class FakeClock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     fake = FakeClock()
-    monkeypatch.setattr(module, "now", fake.now)
-    monkeypatch.setattr(module, "sleep", fake.sleep)
-    monkeypatch.setattr(module, "random", SimpleNamespace(uniform=lambda low, high: high))
+    monkeypatch.setattr(_poll, "now", fake.now)
+    monkeypatch.setattr(_poll, "nap", fake.nap)
+    monkeypatch.setattr(_moments, "now", fake.now)
+    monkeypatch.setattr(_moments, "random", SimpleNamespace(uniform=lambda low, high: high))
     monkeypatch.setattr(_retry, "PATIENCE", -1.0)
     monkeypatch.setattr(_retry, "FIRST_WAIT", 0.0)
     monkeypatch.setattr(AmplitudeEndDateTrigger, "log", logging.getLogger("tests.trigger"))
@@ -87,11 +89,11 @@ def amplitude(amplitude_emulator, monkeypatch):
 def a_trigger(**options):
     fields = {
         "amplitude_conn_id": "amplitude_experiment_default",
-        "experiment_id": "21001",
-        "experiment_key": KEY,
-        "ends_at": (NOW + 2 * HOUR).isoformat(),
+        "object_id": "21001",
+        "object_key": KEY,
+        "matters_at": (NOW + 2 * HOUR).isoformat(),
         "next_look": (NOW + 30 * MINUTE).isoformat(),
-        "recheck": 1800,
+        "interval": 1800,
         "on_missing": "fail",
     }
     return AmplitudeEndDateTrigger(**{**fields, **options})
@@ -128,7 +130,7 @@ def test_a_look_costs_one_request_where_no_project_is_named_either(amplitude, mo
 
 
 def test_it_does_not_sleep_past_the_end(amplitude, clock):
-    fired(a_trigger(recheck=86400, next_look=(NOW + 24 * HOUR).isoformat()))
+    fired(a_trigger(interval=86400, next_look=(NOW + 24 * HOUR).isoformat()))
     assert clock.sleeps == [7200]
 
 
@@ -189,7 +191,7 @@ def test_a_triggerer_that_takes_over_later_ends_at_the_same_moment_or_at_once(am
     kept = a_trigger().serialize()[1]
     clock.moment += gone
     assert fired(AmplitudeEndDateTrigger(**kept))["ended_at"] == "2026-11-20T14:00:00+00:00"
-    assert clock.moment == max(NOW + 2 * HOUR, NOW + gone)
+    assert clock.moment == max(NOW + 2 * HOUR, NOW + gone + _poll.SHORTEST_WAIT)
 
 
 def test_it_can_be_run_again_from_the_start(amplitude, clock):
@@ -232,7 +234,7 @@ def test_what_can_not_heal_is_sent_at_once(amplitude, clock, status, name):
 
 
 def test_an_experiment_that_is_gone_is_sent_as_an_error(amplitude):
-    assert fired(a_trigger(experiment_id="999"))["error"]["type"] == "AmplitudeNotFound"
+    assert fired(a_trigger(object_id="999"))["error"]["type"] == "AmplitudeNotFound"
 
 
 def test_a_connection_that_is_wrong_in_itself_is_sent_as_an_error(amplitude, monkeypatch):
@@ -278,13 +280,13 @@ def test_a_connection_that_is_deleted_during_the_wait_ends_it(amplitude, clock, 
 # --- a first look that the sensor could not make -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("named_by", [{"experiment_id": None}, {"experiment_key": None}])
+@pytest.mark.parametrize("named_by", [{"object_id": None}, {"object_key": None}])
 def test_with_one_name_it_finds_the_experiment_first_and_then_reads_it_by_id(amplitude, caplog, named_by):
     caplog.set_level(logging.INFO, "tests.trigger")
-    fired(a_trigger(ends_at=None, **named_by))
+    fired(a_trigger(matters_at=None, **named_by))
     assert set(sent(amplitude)[1:]) == {"experiments/21001"}
     assert [line for line in caplog.messages if line.startswith("Experiment")] == [
-        f"Experiment {KEY} (21001) ends at 2026-11-20 14:00Z; looking again every 30 min"
+        f"Experiment {KEY} (21001): the end date is 2026-11-20T14:00:00+00:00"
     ]
 
 
@@ -293,7 +295,7 @@ def test_with_one_name_it_finds_the_experiment_first_and_then_reads_it_by_id(amp
 )
 def test_a_list_that_does_not_show_the_end_date_is_not_taken_for_none(listed, asks):
     client = SimpleNamespace(rules=SimpleNamespace(project_id="100001"))
-    reading = find(client, experiment_id=None, experiment_key=KEY, project_id=None)
+    reading = find(client, "experiment", object_id=None, object_key=KEY, project_id=None, needs=NEEDS)
     assert next(reading).endpoint == "experiments.list"
     page = Page([an_experiment(**listed)])
     if asks:
@@ -304,7 +306,7 @@ def test_a_list_that_does_not_show_the_end_date_is_not_taken_for_none(listed, as
 
 
 def test_then_it_refuses_another_project_as_the_sensor_would(amplitude):
-    event = fired(a_trigger(experiment_key=None, ends_at=None, project_id="100002"))
+    event = fired(a_trigger(object_key=None, matters_at=None, project_id="100002"))
     assert event["error"]["type"] == "ValueError"
     assert "the connection names project 100001" in event["error"]["text"]
 
@@ -344,7 +346,8 @@ def test_what_will_never_end_is_refused(fields, on_missing, text):
 
 @pytest.mark.parametrize(("seconds", "over"), [(-1, True), (0, True), (1, False)])
 def test_an_end_has_passed_from_its_moment_on(seconds, over):
-    assert bool(ended(an_experiment(), NOW + timedelta(seconds=seconds), NOW)) is over
+    verdict = verdict_on(an_experiment(endDate=(NOW + timedelta(seconds=seconds)).isoformat()), "fail", NOW)
+    assert (verdict.record is not None, verdict.matters_at is None) == (over, over)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +376,7 @@ def test_after_a_429_it_looks_again_soon_after_midnight():
 def test_waits_do_not_look_as_one(monkeypatch):
     import random
 
-    monkeypatch.setattr(module, "random", random)
+    monkeypatch.setattr(_moments, "random", random)
     looks = {next_look(NOW, 900) for _ in range(20)}
     assert len(looks) > 10
     assert all(NOW + 13 * MINUTE < look <= NOW + 15 * MINUTE for look in looks)
