@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import runpy
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +18,12 @@ from airflow_amplitude_experiment.api.models import FlagConfig, Version
 from airflow_amplitude_experiment.triggers import change as module
 from airflow_amplitude_experiment.triggers._what_changed import fields_changed, in_words
 from airflow_amplitude_experiment.triggers.change import SETTLE, AmplitudeChangeTrigger, Cursor
+from airflow_amplitude_experiment.triggers.end_date import after_failure
 
 KEY = "new-checkout"
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+EXAMPLE = Path(__file__).parents[2] / "example_dags" / "tell_who_changed_what.py"
 
 
 class StopWatchingError(BaseException):
@@ -36,6 +40,7 @@ class Meanwhile:
     async def sleep(self, seconds):
         assert seconds > 0
         self.slept.append(seconds)
+        assert len(self.slept) < 1000
         if seconds == SETTLE:
             return
         if not self.script:
@@ -77,7 +82,9 @@ def meanwhile(monkeypatch):
 @pytest.fixture
 def amplitude(amplitude_emulator, monkeypatch):
     """The emulator with a flag at 10 % and an experiment, both older than any look, and a connection to it."""
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", amplitude_emulator.airflow_connection())
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", amplitude_emulator.airflow_connection(requests_per_second=1000)
+    )
     amplitude_emulator.add_flag(KEY, enabled=True, rollout_percentage=10)
     amplitude_emulator.add_experiment("new-price", enabled=True)
     time.sleep(0.005)  # the dates have milliseconds
@@ -417,17 +424,22 @@ def test_a_refused_key_ends_nothing_is_said_with_the_reason_and_counts_once_mend
 
 
 @pytest.mark.parametrize("status", [403, 429, 500, 503])
-def test_waits_grow_while_amplitude_refuses_or_fails_and_end_when_it_answers(amplitude, meanwhile, status):
+def test_waits_grow_while_amplitude_refuses_or_fails_and_end_when_it_answers(amplitude, meanwhile, monkeypatch, status):
+    def at_noon(moment, failures, error):  # a 429 near midnight is another matter
+        return moment + (after_failure(NOON, failures, error) - NOON)
+
+    monkeypatch.setattr(module, "after_failure", at_noon)
+
     def failing():
         amplitude.fault("status", status=status, path="/api/1/versions", times=4)
         amplitude.change(KEY, rollout_percentage=25)
 
-    events = watched(a_trigger(interval=10), meanwhile, failing, nothing, nothing, nothing, nothing)
+    events = watched(a_trigger(interval=20), meanwhile, failing, nothing, nothing, nothing, nothing)
 
     usual, *failed, last = meanwhile.waits
-    assert (usual, last) == (10, 10)
+    assert (usual, last) == (20, 20)
     assert len(failed) == 4
-    assert failed[-1] > 2 * failed[0] > failed[0] >= 20
+    assert failed[-1] > 2 * failed[0] > failed[0] > 20
     assert told(events) == [(KEY, 2)]
 
 
@@ -436,8 +448,8 @@ def test_waits_also_grow_where_the_feed_answers_and_the_versions_before_do_not(a
         amplitude.fault("status", status=503, path="/api/1/flags/*/versions/*", times=3)
         amplitude.change(KEY, rollout_percentage=25)
 
-    events = watched(a_trigger(interval=10), meanwhile, failing, nothing, nothing, nothing)
-    assert meanwhile.waits[3] > meanwhile.waits[1] >= 20
+    events = watched(a_trigger(interval=20), meanwhile, failing, nothing, nothing, nothing)
+    assert meanwhile.waits[3] > meanwhile.waits[1] > 20
     assert told(events) == [(KEY, 2)]
 
 
@@ -491,3 +503,20 @@ def test_airflow_knows_the_trigger_of_a_watcher_again_at_the_next_parse():
 def test_an_argument_that_cannot_be_meant_is_refused_at_parse_time(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         AmplitudeChangeTrigger(**options)
+
+
+# --- the example -------------------------------------------------------------------------------------------
+
+
+def test_the_example_tells_what_airflow_gathered_once_the_oldest_first():
+    def event(*numbers):
+        changes = [
+            {"project_id": "1", "id": "2", "to_version": number, "at": f"2026-11-20T12:0{number}:00.000Z"}
+            | {"text": f"version {number}"}
+            for number in numbers
+        ]
+        return SimpleNamespace(extra={"from_trigger": True, "payload": {"changes": changes}})
+
+    example = runpy.run_path(str(EXAMPLE))
+    events = {example["CHANGES"]: [event(3, 2), event(2), event(1)]}
+    assert example["tell"].function(triggering_asset_events=events) == ["version 1", "version 2", "version 3"]
