@@ -174,7 +174,7 @@ def get_provider_info() -> dict[str, Any]:
         ),
         "sensors": _modules("sensors", "end_date", "state"),
         "hooks": _modules("hooks", "analytics", "experiment"),
-        "triggers": _modules("triggers", "approval", "cohort", "end_date", "state"),
+        "triggers": _modules("triggers", "approval", "change", "cohort", "end_date", "state"),
         "connection-types": [
             {
                 "connection-type": "amplitude_experiment",

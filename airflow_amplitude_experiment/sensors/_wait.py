@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator, PokeReturnValue
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
 
 from airflow_amplitude_experiment.operators._base import DEFAULT_CONNECTION, TargetMixin, ending_what_cannot_heal, given
 
@@ -112,6 +117,15 @@ class AmplitudeWaitSensor(TargetMixin, BaseSensorOperator):
 
         with ending_what_cannot_heal():
             return self.report(validated(event, *self.fields))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on as Airflow's sensors do; before 3.3 they forget ``soft_fail`` where the triggerer's time was up."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSensorTimeout as error:
+            if self.soft_fail:
+                raise AirflowSkipException("Skipping due to soft_fail is set to True.") from error
+            raise
 
     def _trigger(self) -> AmplitudeWaitTrigger:
         by_key = self.flag_key is not None or self.experiment_key is not None

@@ -7,11 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .change import AmplitudeChangeTrigger as AmplitudeChangeTrigger
     from .cohort import AmplitudeCohortTrigger as AmplitudeCohortTrigger
     from .end_date import AmplitudeEndDateTrigger as AmplitudeEndDateTrigger
     from .state import AmplitudeStateTrigger as AmplitudeStateTrigger
 
 _HOME = {
+    "AmplitudeChangeTrigger": "change",
     "AmplitudeCohortTrigger": "cohort",
     "AmplitudeEndDateTrigger": "end_date",
     "AmplitudeStateTrigger": "state",

@@ -41,6 +41,9 @@ PAGE = 1000
 AT_ONCE = 200
 """Waits that are told their news before the event loop gets its turn."""
 
+PAUSE = timedelta(seconds=5)
+"""Between two rounds, so that what comes due one after the other is looked at together."""
+
 LONGEST_NAP = 3600.0
 """Seconds after which a sleeping poll looks at the clock again, which may have been set, or stood still."""
 
@@ -97,7 +100,7 @@ class Watch:
 
     @property
     def due(self) -> datetime:
-        """When it has to be looked at next."""
+        """When it has to be looked at next; not at once when it joins, as others may join with it."""
         wanted = self.look_at if self.matters_at is None else min(self.look_at, self.matters_at)
         return max(wanted, self.not_before)
 
@@ -141,6 +144,11 @@ class Watch:
         """Sleep until there may be something new."""
         await self._nudged.wait()
         self._nudged.clear()
+
+    async def rest(self) -> None:
+        """Sleep until a task may be resumed."""
+        while (left := (self.not_before - now()).total_seconds()) > 0:
+            await nap(left, asyncio.Event())
 
     def told(self) -> Iterator[str]:
         """Yield what is to be said, once."""
@@ -203,11 +211,12 @@ class Board:
         """Return the waits that a list page would serve now: those due, and those due before the next round."""
         open_ones = [watch for watch in self.watches if not watch.settled and watch.served_by_lists]
         due = [watch for watch in open_ones if watch.due <= moment]
-        again = [self.interval(watch) for watch in due if watch.look_at <= moment]
+        usual = usual_interval(self.requests_a_round(), SHARED)
+        again = [watch.interval or usual for watch in due if watch.look_at <= moment]
         if not again:
             return due
         horizon = moment + timedelta(seconds=min(again))
-        return [each for each in open_ones if each.not_before <= moment and min(each.due, each.look_at) <= horizon]
+        return [watch for watch in open_ones if watch.due <= moment or watch.look_at <= horizon]
 
     def due(self, moment: datetime) -> list[Watch]:
         """Return the waits that have to be looked at."""
@@ -217,10 +226,6 @@ class Board:
         """Estimate what looking at every wait once costs, the cheaper way."""
         by_list = len({watch.name for watch in self.watches if watch.served_by_lists})
         return min(by_list, self.pages or 1) + len({w.name for w in self.watches if not w.served_by_lists})
-
-    def interval(self, watch: Watch, at_least: float = SHARED) -> float:
-        """Return the seconds between two looks for a wait."""
-        return watch.interval or usual_interval(self.requests_a_round(), at_least)
 
 
 _BOARDS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Board]] = WeakKeyDictionary()
@@ -272,7 +277,7 @@ class Poll:
             async with await self._open_client() as client:
                 board.connected, board.lookups_failed = True, 0
                 await self._look(client)
-            board.failures, board.hold_until = 0, None
+            board.failures, board.hold_until = 0, now() + PAUSE
         except PASSING as error:
             self._hold(error)
         except (AirflowNotFoundException, AirflowRuntimeError) as error:
@@ -397,7 +402,7 @@ class Poll:
 
     async def _tell(self, watch: Watch, found: Any) -> None:
         moment = now()
-        if watch.settled or moment < watch.not_before:
+        if watch.settled:
             return
         try:
             watch.take(found, moment)

@@ -96,7 +96,9 @@ def _plain(wanted: Any, found: Any) -> Any:
         return wanted
     said = {"true": True, "false": False, "none": None, "null": None, "": None}
     text = wanted.strip().lower()
-    return said[text] if text in said else _number(wanted)
+    if text in said:
+        return said[text]
+    return wanted if (number := _number(wanted)) is None else number
 
 
 def _number(value: Any) -> float | None:
@@ -113,6 +115,8 @@ def _value(found: Any, name: str, what: str) -> Any:
     """Return a field as plain JSON; a documented one that the answer leaves out is not set."""
     if name in type(found).model_fields:
         value = getattr(found, name)
+        if name == "deleted":
+            return bool(value)  # lists don't show it, and hold what is not archived
         if value is None or isinstance(value, str | int | float):
             return value
         return found.model_dump(mode="json", by_alias=True, include={name}).popitem()[1]

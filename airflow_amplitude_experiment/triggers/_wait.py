@@ -124,6 +124,7 @@ class AmplitudeWaitTrigger(BaseEventTrigger):
                     self.log.info(text)
         finally:
             board.remove(watch)
+        await watch.rest()
         if watch.failure:
             raise watch.failure.with_traceback(None)  # it may be raised in thousands of waits
         yield TriggerEvent(watch.event)  # type: ignore[no-untyped-call]
