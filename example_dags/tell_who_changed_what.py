@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 
-from airflow_amplitude_experiment.triggers.change import AmplitudeChangeTrigger
+from airflow_amplitude_experiment.triggers import AmplitudeChangeTrigger
 
 CHANGES = Asset(
     "amplitude_changes",
@@ -28,7 +28,7 @@ with DAG(
     description="Tell a channel who changed what in Amplitude",
     schedule=[CHANGES],
     catchup=False,
-    max_active_runs=16,  # with 1, Airflow before 3.4 may hold back what changes while a run is under way
+    max_active_runs=16,  # with 1, Airflow holds back what changes while a run is under way: docs/changes.md
     tags=["amplitude", "watch"],
 ) as dag:
 
