@@ -29,6 +29,7 @@ with DAG(
     schedule=[CHANGES],
     catchup=False,
     max_active_runs=16,  # with 1, Airflow holds back what changes while a run is under way: docs/changes.md
+    # No dagrun_timeout: it would drop what a run has to tell while the channel is down.
     tags=["amplitude", "watch"],
 ) as dag:
 
