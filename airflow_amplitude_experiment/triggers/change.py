@@ -53,6 +53,9 @@ MOST_REMEMBERED = 500
 """Versions of the overlap that are kept for a restart. Airflow's store is made for values up to 64 KB."""
 
 SHORTEST_INTERVAL = 10.0
+AFTER_A_MISTAKE = 300.0
+"""Seconds before an error that nobody thought of is handed to Airflow. A restart a second eats the day's quota."""
+
 WAITING = (AmplitudeError, RolloutRefused, ValueError, AirflowException, AirflowRuntimeError)
 """Everything that is waited for: a network, a key that somebody will mend, Airflow's own API."""
 
@@ -182,6 +185,10 @@ class AmplitudeChangeTrigger(BaseEventTrigger):
             except WAITING as error:
                 failures += 1
                 wait = self._failed(error, failures)
+            except Exception:  # a mistake of ours: Airflow starts it again at once, so the pause is here
+                self.log.exception("The watch of changes in Amplitude ends, and starts anew in %g s", AFTER_A_MISTAKE)
+                await sleep(AFTER_A_MISTAKE)
+                raise
             await sleep(wait)
 
     # --- looking ---------------------------------------------------------------------------------------------

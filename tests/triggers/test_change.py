@@ -468,6 +468,17 @@ def test_a_connection_that_is_not_there_yet_is_waited_for(amplitude, meanwhile, 
     assert "through connection amplitude_experiment_default" in caplog.text
 
 
+def test_an_error_that_nobody_thought_of_does_not_make_airflow_restart_it_in_a_hurry(amplitude, meanwhile, monkeypatch):
+    async def mistake(*_):
+        raise KeyError("x")
+
+    monkeypatch.setattr(AmplitudeChangeTrigger, "_look", mistake)
+    meanwhile.script = [nothing]
+    with pytest.raises(KeyError):
+        asyncio.run(anext(a_trigger().run()))
+    assert meanwhile.waits == [300]
+
+
 # --- what Airflow is handed --------------------------------------------------------------------------------
 
 
