@@ -180,13 +180,16 @@ class Board:
         self.lookups_failed = 0
         self.connected = False
         self.hold_until: datetime | None = None
+        self.sleeps_until: datetime | None = None
         self.changed = asyncio.Event()
         self._driver: Watch | None = None
 
     def add(self, watch: Watch) -> None:
-        """Let the poll look for this wait too."""
+        """Let the poll look for this wait too. It is woken only by one that is due before it wakes by itself."""
         self.watches[watch] = None
-        self.changed.set()
+        due = watch.due if self.hold_until is None else max(watch.due, self.hold_until)
+        if self.sleeps_until is None or due < self.sleeps_until:
+            self.changed.set()
 
     def remove(self, watch: Watch) -> None:
         """Take a wait off; if it drove the poll, another one takes over."""
@@ -265,6 +268,7 @@ class Poll:
         board.changed.clear()
         wake = board.next_look()
         left = LONGEST_NAP if wake is None else (wake - now()).total_seconds()
+        board.sleeps_until = wake if left > 0 else None
         if left > 0:
             await nap(left, board.changed)
         else:

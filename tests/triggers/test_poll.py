@@ -277,6 +277,22 @@ def test_a_wait_that_joins_is_looked_at_although_the_poll_was_going_to_sleep_lon
     assert asyncio.run(run()).event == {"id": "2", "at": (NOW + MINUTE).isoformat()}
 
 
+def test_waits_that_join_wake_a_sleeping_poll_only_if_they_are_due_before_it_wakes(clock):
+    """Ten thousand join one by one after a restart; looking through all for each of them would take minutes."""
+    amplitude = FakeAmplitude(clock, 5)
+
+    async def woken_by(look_at):
+        board = Board(STREAM)
+        board.add(a_watch(1, never, look_at=NOW + HOUR))
+        clock.at(NOW + 30 * SECOND, lambda: board.add(a_watch(2, never, look_at=look_at)))
+        await Poll(board, amplitude.open).step()
+        return clock.moment < NOW + HOUR
+
+    assert asyncio.run(woken_by(NOW + MINUTE))
+    clock.moment = NOW
+    assert not asyncio.run(woken_by(NOW + 2 * HOUR))
+
+
 def test_after_a_restart_with_everything_due_there_is_one_round_for_all(clock):
     amplitude = FakeAmplitude(clock, 300)
     watches = [a_watch(number, look_at=NOW - HOUR) for number in range(1, 301)]
