@@ -7,6 +7,7 @@ import json
 import logging
 import runpy
 import time
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -529,5 +530,10 @@ def test_the_example_tells_what_airflow_gathered_once_the_oldest_first():
         return SimpleNamespace(extra={"from_trigger": True, "payload": {"changes": changes}})
 
     example = runpy.run_path(str(EXAMPLE))
-    events = {example["CHANGES"]: [event(3, 2), event(2), event(1)]}
-    assert example["tell"].function(triggering_asset_events=events) == ["version 1", "version 2", "version 3"]
+    gathered = defaultdict(list, {example["CHANGES"].name: [event(3, 2), event(2), event(1)]})
+
+    class Events:
+        def __getitem__(self, asset):
+            return gathered[asset.name]
+
+    assert example["tell"].function(triggering_asset_events=Events()) == ["version 1", "version 2", "version 3"]
