@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_amplitude_experiment.api import RolloutRefused, _retry
 from airflow_amplitude_experiment.triggers import AmplitudeEndDateTrigger, AmplitudeStateTrigger, _moments, _poll
@@ -121,6 +122,19 @@ def test_what_is_kept_is_plain_holds_no_secret_and_goes_on_elsewhere(amplitude, 
 def test_any_triggerer_may_run_it_also_one_of_a_queue(amplitude):
     assert a_trigger(amplitude).supports_triggerer_queue is True
     assert AmplitudeEndDateTrigger.supports_triggerer_queue is True
+
+
+def test_a_task_of_a_queue_is_deferred_to_the_triggerers_of_that_queue(amplitude, monkeypatch):
+    """Airflow's own step from a deferred task to the message that names the triggerer's queue."""
+    pytest.importorskip("airflow.triggers.shared_stream", reason="triggers have no queue here")
+    from airflow.sdk.execution_time import task_runner
+
+    monkeypatch.setenv("AIRFLOW__TRIGGERER__QUEUES_ENABLED", "True")
+    task = SimpleNamespace(queue="amplitude")
+    instance = SimpleNamespace(task=task, dag_id="d", task_id="t", run_id="r")
+    deferred = TaskDeferred(trigger=a_trigger(amplitude), method_name="execute_complete")
+    message, _ = task_runner._defer_task(deferred, instance, SimpleNamespace(info=lambda *_, **__: None))
+    assert message.queue == "amplitude"
 
 
 @pytest.mark.parametrize("fault", ["status", "rate_limit", "html", "refuse"])
