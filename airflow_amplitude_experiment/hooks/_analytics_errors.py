@@ -115,7 +115,7 @@ class Limit(NamedTuple):
 
 
 MONTH = Limit(
-    r"month|\b500\b|quota",
+    r"month|\b500\b",
     "The project's plan has used up its cohort downloads of this month (500 on Growth and Enterprise; every export "
     "counts as one, however small). They are counted anew from the first of next month. Until then: download it in "
     "Amplitude, sync the cohort to a destination, or include the cohort itself in the variant "

@@ -215,8 +215,8 @@ def test_a_look_is_repeated_where_it_fails_in_passing(hook: Any) -> None:
     ("text", "limit", "says"),
     [
         ("Monthly limit of 500 cohort downloads exceeded.", MONTH, "first of next month"),
-        ("You have exceeded your quota", MONTH, "costs no download"),
-        ("500 requests", MONTH, "used up"),
+        ("500 requests", MONTH, "costs no download"),
+        ("You have exceeded your quota", UNNAMED, "doesn't say which limit"),
         ("Limit of 4 parallel cohort requests per minute exceeded.", PARALLEL, "Try again in 1 min"),
         ("Rate limit of 60 cohort requests per 10 minutes exceeded.", TEN_MINUTES, "Try again in 10 min"),
         ("Concurrent limit of 5 requests exceeded.", AT_ONCE, "over cohort downloads and the Dashboard REST API"),
