@@ -117,19 +117,9 @@ class _GroupOperator(AmplitudeOperator):
         order = {}
         for name, value in values.items():
             if given(value) is not None:
-                order[name] = FIELDS[name](name, _listed(name, value) if name in LISTS else value)
+                order[name] = FIELDS[name](name, structured(name, value) if name in LISTS else value)
         check.refuse_local_amplitude_id(dict(order))
         return order
-
-
-def _listed(name: str, value: Any) -> Any:
-    """Return a list, which a template renders as JSON. The text is not repeated: it may hold ids of users."""
-    try:
-        return structured(name, value)
-    except ValueError:
-        raise ValueError(
-            f"{name} is a text, but must be a list; from a template it must be JSON: {{{{ … | tojson }}}}"
-        ) from None
 
 
 class _CreateGroupOperator(_GroupOperator):

@@ -799,7 +799,7 @@ def test_everything_but_objects_is_templated(amplitude):
     [
         ({"rollout_percentage": "fifty"}, "rollout_percentage is 'fifty'"),
         ({"enabled": "perhaps"}, "enabled is 'perhaps'"),
-        ({"variants": "{{ params.variants }}"}, "variants is the text .* tojson"),
+        ({"variants": "{{ params.variants }}"}, "variants is a text, .* tojson"),
         ({"if_exists": "overwrite"}, "if_exists is 'overwrite'"),
         ({"key": ""}, "named by an empty text"),
         ({"variants": [{"key": "on"}, {"key": "on"}]}, "twice"),
