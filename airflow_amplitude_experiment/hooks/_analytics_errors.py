@@ -214,8 +214,15 @@ class ExportFailed(_Advised, errors.AmplitudeServerError):
     advice = f"It may count as one of the month's downloads. {errors.AmplitudeServerError.advice}"
 
 
+class ExportUnexpectedAnswer(CohortUnexpectedAnswer):
+    """An answer to the question for an export that doesn't hold its id."""
+
+    advice = f"It may count as one of the month's downloads. {CohortUnexpectedAnswer.advice}"
+
+
 EXPORT: Words = {
     **COHORT,
+    errors.AmplitudeUnexpectedAnswer: ExportUnexpectedAnswer,
     errors.AmplitudeConnectionError: ExportUnanswered,
     errors.AmplitudeServerError: ExportFailed,
 }

@@ -181,7 +181,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
 
     def _recalled(self, context: Context, order: Order) -> tuple[Asked, str] | None:
         """Return the export of an earlier try and how it stands, if it is still of use."""
-        from airflow_amplitude_experiment.api import AmplitudeInvalidRequest, AmplitudeNotFound
+        from airflow_amplitude_experiment.api import errors
         from airflow_amplitude_experiment.hooks._analytics_reading import COMPLETED, IN_PROGRESS
         from airflow_amplitude_experiment.triggers.end_date import PASSING
 
@@ -192,7 +192,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
             return None
         try:
             status = self.hook.cohort_status(asked.request_id)
-        except (AmplitudeNotFound, AmplitudeInvalidRequest):
+        except (errors.AmplitudeNotFound, errors.AmplitudePermissionError, errors.AmplitudeInvalidRequest):
             status = "gone"
         except PASSING as error:
             self.log.warning("%s The wait goes on.", error)

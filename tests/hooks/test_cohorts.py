@@ -153,7 +153,7 @@ def test_the_status_is_what_is_said_of_the_job(said: str, meant: str, hook: Any)
 @respx.mock
 def test_an_answer_without_an_export_of_this_cohort_is_an_error(body: Any, hook: Any) -> None:
     respx.get(path=f"/api/5/cohorts/request/{COHORT_ID}").mock(return_value=answering(202, body))
-    with pytest.raises(AmplitudeUnexpectedAnswer, match="not how Amplitude answers for a cohort"):
+    with pytest.raises(AmplitudeUnexpectedAnswer, match=r"may count .* not how Amplitude answers for a cohort"):
         hook().request_cohort(COHORT_ID)
 
 

@@ -371,6 +371,15 @@ def test_an_export_that_amplitude_forgot_is_asked_for_anew(amplitude, tmp_path, 
     assert "of an earlier try is gone" in caplog.text
 
 
+def test_so_is_one_that_the_connections_new_keys_do_not_open(amplitude, tmp_path):
+    store = Store()
+    operator = an_export(path=f"{tmp_path}/a.csv")
+    deferral(operator, remembering(store))
+    amplitude.fault("status", path="*/request-status/*", status=403)
+    assert exported(operator, remembering(store))["users"] == 6
+    assert asked(amplitude) == 2
+
+
 def test_before_airflow_3_3_each_try_asks_anew(amplitude, tmp_path):
     operator = an_export(path=f"{tmp_path}/a.csv")
     deferral(operator, a_context())
