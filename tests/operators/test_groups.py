@@ -364,6 +364,21 @@ def test_the_members_of_a_holdout_group_count_too(amplitude):
     assert "a member of holdout group held" in text
 
 
+def test_members_whose_list_shows_less_are_read_in_details(amplitude, monkeypatch):
+    hold_out(key="held-out", experiments=["running"], while_running=True)
+    create()
+    iterate = GuardedClient.iterate
+    hidden = {"holdouts.list": ("experiments",), "experiments.list": ("enabled", "evaluation_mode")}
+
+    def sparse(self, call):
+        for row in iterate(self, call):
+            yield row.model_copy(update=dict.fromkeys(hidden.get(call.endpoint, ())))
+
+    monkeypatch.setattr(GuardedClient, "iterate", sparse)
+    assert "running, enabled at 40 %, a member of holdout group held-out" in refused(slot, holdouts=["held-out"])
+    assert slot(experiments=["pricing"])["written"] is True
+
+
 def test_a_running_member_does_not_leave_either(amplitude):
     create(slots=[{"percentage": 100, "experiments": ["running", "pricing"]}], while_running=True)
     amplitude.clear_requests()
