@@ -24,6 +24,7 @@ def stopped_since(
     own: Sequence[Record] = (),
     ever_switched_off: bool = False,
     ever_lowered: bool = False,
+    unseen: bool = True,
 ) -> str | None:
     """Say how somebody lowered or disabled an object since a moment, or ``None``.
 
@@ -35,6 +36,7 @@ def stopped_since(
     :param ever_switched_off: also look for a switch-off before that moment.
     :param ever_lowered: also look for a lowering before that moment; where versions don't show the percentage, for
         what was changed unseen while it was on.
+    :param unseen: where versions don't show the percentage, count the changes that show nothing.
     """
     ordered = sorted(versions, key=lambda version: version.version)
     timeline = _after_own_lowering(_since(ordered, moment), own, segment)
@@ -46,6 +48,8 @@ def stopped_since(
     for earlier, later in pairwise(ordered if ever_switched_off else timeline):
         if earlier.flag_config.enabled and later.flag_config.enabled is False:
             return f"was disabled in version {later.version}{_by(later)}"
+    if not unseen:
+        return None
     since = {version.version for version in timeline}
     live = [pair for pair in pairwise(whole) if pair[0].version in since or pair[0].flag_config.enabled]
     return _changed_unseen(live, segment, own)
