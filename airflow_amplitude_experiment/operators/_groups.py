@@ -20,7 +20,7 @@ from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.api._checks import short
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.hooks.projects import CALLS, refuse_id_in_several_projects, refuse_several_projects
-from airflow_amplitude_experiment.ui.links import URL_KEY, object_url
+from airflow_amplitude_experiment.ui.links import leave_link
 
 from ._edit import NAMESPACES, Edit
 from ._group_change import LISTS, TEXTS, Change, counted, in_words, parts_of, stands, without
@@ -164,7 +164,7 @@ class Groups:
         what = "created" if edit.written else "adopted as it is"
         self.log.info("%s: %s (id %s, project %s): %s", edit.name, what, found.id, found.project_id, parts)
         return edit.record(
-            url=self._leave_link(found, url),
+            url=leave_link(self._context, self.client, found, url),
             created=edit.written,
             adopted=not edit.written,
             running=list(running),
@@ -185,7 +185,7 @@ class Groups:
         if found is None:
             where = f" in project {self.project}" if self.project else ""
             raise RolloutRefused(f"there is no {self.kind} {name}{where}. Nothing was written. Create it first.")
-        self._leave_link(found)
+        leave_link(self._context, self.client, found)
         edit = self._edit(f"{self.kind} {found.key or found.id}", found)
         change = Change(edit, order, Members(self.client, str(found.project_id), what=edit.name))
         running = change.refuse_unfit(while_running=self.while_running)
@@ -249,13 +249,6 @@ class Groups:
 
     def _edit(self, name: str, found: Any = None) -> Edit:
         return Edit(self._operator, self._context, self.client, kind=self.kind, found=found, name=name)
-
-    def _leave_link(self, found: Any, url: str | None = None) -> str:
-        """Leave the address that the create answered, or else the one that leads to an object of this id."""
-        if not url or not url.startswith(("https://", "http://")):
-            url = object_url(self.client.base_url, self.client.rules.organization, found)
-        self._context["ti"].xcom_push(key=URL_KEY, value=url)
-        return url
 
     def _tell_running(self, edit: Edit, running: Sequence[str]) -> None:
         if running and edit.written:
