@@ -261,6 +261,15 @@ def a_chain_below(emulator, *changes, context=None):
     return later(context or a_context(), own, flag_key=None, experiment_key="checkout", percentage=50)
 
 
+def test_an_experiment_that_was_edited_while_it_was_off_is_switched_on(amplitude):
+    """A run that created it, and set its tags and who is included, before its first ramp."""
+    amplitude.add_experiment("checkout", enabled=False, rolloutPercentage=0)
+    for tags in (["a"], ["b"], ["c"]):
+        amplitude.change("checkout", tags=tags)
+    operator = AmplitudeRampRolloutOperator(task_id="r", experiment_key="checkout", percentage=10, enable=True)
+    assert operator.execute(a_context())["switched_on"] is True
+
+
 def test_an_experiment_that_stands_where_an_earlier_ramp_left_it_is_raised_whatever_else_was_edited(amplitude):
     """Such as the users who are included, whose versions show no difference either."""
     assert a_chain_below(amplitude, {"tags": ["a"]}, {"tags": ["b"]})["written"] is True
