@@ -27,6 +27,7 @@ from airflow_amplitude_experiment.operators import (
     _groups,
 )
 from tests.builders import a_context as any_context
+from tests.watched import seen_requests
 
 KEY = "checkout-tests"
 PERSON, OTHER = "ada@example.com", "bob@example.com"
@@ -113,28 +114,6 @@ def slots_of(emulator):
 
 def an_id(emulator, key):
     return emulator.experiment(key)["id"]
-
-
-@contextlib.contextmanager
-def seen_requests(monkeypatch):
-    """Let a test do something right before or after one call of the task is sent."""
-
-    class Seen:
-        before = staticmethod(lambda call: None)
-        after = staticmethod(lambda call: None)
-
-    send = GuardedClient.send
-
-    def watched(self, call, **options):
-        Seen.before(call.endpoint)
-        try:
-            return send(self, call, **options)
-        finally:
-            Seen.after(call.endpoint)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GuardedClient, "send", watched)
-        yield Seen
 
 
 # --- creating a mutex group --------------------------------------------------------------------------------------
