@@ -19,6 +19,7 @@ from airflow_amplitude_experiment.api import (
 from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.api._checks import short
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
+from airflow_amplitude_experiment.hooks.lookup import the_one_there
 from airflow_amplitude_experiment.hooks.projects import CALLS, refuse_id_in_several_projects, refuse_several_projects
 from airflow_amplitude_experiment.ui.links import leave_link
 
@@ -205,16 +206,8 @@ class Groups:
         filters = {"key": key, "include_archived": True} | ({"project_id": self.project} if self.project else {})
         rows = list(self.client.iterate(self.calls.list(**filters)))
         refuse_several_projects(f"{self.kind} {key}", [each.project_id for each in rows])
-        present = [each for each in rows if not each.deleted]
-        if len(present) == 1:
-            return self._whole(present[0])
-        if not rows:
-            return None
-        what, advice = "is archived", "Restore it in Amplitude, or use another key."
-        if present:
-            what, advice = f"is there {len(present)} times", "Archive all but one in Amplitude."
-        where = f"id {', '.join(each.id for each in rows)}, project {rows[0].project_id}"
-        raise RolloutRefused(f"{self.kind} {key} ({where}) {what}. Nothing was written. {advice}")
+        present = the_one_there(f"{self.kind} {key}", rows)
+        return None if present is None else self._whole(present)
 
     def _by_id(self, object_id: str) -> Any:
         """Read the group of this id.
