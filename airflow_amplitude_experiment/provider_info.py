@@ -94,7 +94,7 @@ ANALYTICS_FIELDS: dict[str, Any] = {
     "timezone": {
         "label": "Project time zone",
         "description": "As in Amplitude's project settings, e.g. Europe/Berlin: tells which day of a chart is over. "
-        "Empty: a day counts once it is over everywhere on earth.",
+        "Empty: a day counts once it is over everywhere on earth. Cohorts don't need it.",
         "schema": {"type": ["string", "null"]},
     },
     "timeout": {

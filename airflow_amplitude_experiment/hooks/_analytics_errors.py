@@ -115,7 +115,7 @@ class Limit(NamedTuple):
 
 
 MONTH = Limit(
-    r"month|\b500\b|quota",
+    r"month|\b500\b",
     "The project's plan has used up its cohort downloads of this month (500 on Growth and Enterprise; every export "
     "counts as one, however small). They are counted anew from the first of next month. Until then: download it in "
     "Amplitude, sync the cohort to a destination, or include the cohort itself in the variant "
@@ -214,8 +214,15 @@ class ExportFailed(_Advised, errors.AmplitudeServerError):
     advice = f"It may count as one of the month's downloads. {errors.AmplitudeServerError.advice}"
 
 
+class ExportUnexpectedAnswer(CohortUnexpectedAnswer):
+    """An answer to the question for an export that doesn't hold its id."""
+
+    advice = f"It may count as one of the month's downloads. {CohortUnexpectedAnswer.advice}"
+
+
 EXPORT: Words = {
     **COHORT,
+    errors.AmplitudeUnexpectedAnswer: ExportUnexpectedAnswer,
     errors.AmplitudeConnectionError: ExportUnanswered,
     errors.AmplitudeServerError: ExportFailed,
 }

@@ -70,6 +70,22 @@ def all_of_key(kind: Kind, key: str, project_id: str | None) -> Reading[list[Any
     return found
 
 
+def the_one_there(what: str, found: list[Any]) -> Any:
+    """Return the one object of a key that is not archived; ``None`` where the key is free.
+
+    :param found: every object of the key, archived ones included.
+    :raises RolloutRefused: it is archived, or there is more than one.
+    """
+    present = [each for each in found if not each.deleted]
+    if len(present) == 1 or not found:
+        return present[0] if present else None
+    how, advice = "is archived", "Restore it in Amplitude, or use another key."
+    if present:
+        how, advice = f"is there {len(present)} times", "Archive all but one in Amplitude."
+    where = f"id {', '.join(each.id for each in found)}, project {found[0].project_id}"
+    raise RolloutRefused(f"{what} ({where}) {how}. Nothing was written. {advice}")
+
+
 def merged(row: Any, details: Any) -> Any:
     """Return the fields of both answers: a list shows who changed an object, details whether it is archived."""
     return type(row).model_validate({**row.as_json(), **details.as_json()})

@@ -38,7 +38,12 @@ def ordered(*, cohort_id: Any, path: Any, path_conn_id: Any, props: Any, column:
     from airflow_amplitude_experiment.api import _checks as check
     from airflow_amplitude_experiment.hooks._analytics_reading import checked_id
 
-    path, path_conn_id = given(path), given(path_conn_id)
+    if path is not None and given(path) is None:
+        raise ValueError(
+            f"path is {path!r}, which names no file; was it left out of the form or the conf? Only a task without "
+            "path=… returns the ids themselves"
+        )
+    path_conn_id = given(path_conn_id)
     if path is not None and not str(path).strip().endswith(".csv"):
         raise ValueError(
             f"path is {path!r}, but must end in .csv: CSV is what Amplitude sends, and readers go by the ending"
@@ -50,7 +55,7 @@ def ordered(*, cohort_id: Any, path: Any, path_conn_id: Any, props: Any, column:
         props=_props(props),
         path=None if path is None else str(path).strip(),
         path_conn_id=path_conn_id,
-        column=check.name("column", column),
+        column=check.name("column", given(column)),
         max_in_xcom=_most(max_in_xcom),
     )
 
@@ -74,7 +79,7 @@ def _props(value: Any) -> bool | list[str]:
     from airflow_amplitude_experiment.api import _checks as check
 
     if isinstance(value, list | tuple):
-        return [check.name("props", each) for each in value]
+        return [check.name("props", given(each)) for each in value]
     try:
         wanted: bool = check.boolean("props", given(value) or False)
     except ValueError:

@@ -25,7 +25,7 @@ from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.api.models import Flag
 from airflow_amplitude_experiment.hooks.freeze import Freeze
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
-from airflow_amplitude_experiment.hooks.lookup import all_of_key, calls_of, merged
+from airflow_amplitude_experiment.hooks.lookup import all_of_key, calls_of, merged, the_one_there
 from airflow_amplitude_experiment.hooks.moves import lets_in, may_raise, own_rises
 from airflow_amplitude_experiment.hooks.projects import Reading
 from airflow_amplitude_experiment.hooks.write import Write
@@ -90,16 +90,8 @@ class Creation:
 
     def _finding(self) -> Reading[Any]:
         found = yield from all_of_key(self.wanted.kind, self.wanted.key, self.project)
-        present = [each for each in found if not each.deleted]
-        if len(present) == 1:
-            return self._in_the_right_project(present[0])
-        if not found:
-            return None
-        what, advice = "is archived", "Restore it in Amplitude, or use another key."
-        if present:
-            what, advice = f"is there {len(present)} times", "Archive all but one in Amplitude."
-        where = f"id {', '.join(each.id for each in found)}, project {found[0].project_id}"
-        raise RolloutRefused(f"{self.wanted} ({where}) {what}. Nothing was written. {advice}")
+        present = the_one_there(f"{self.wanted}", found)
+        return None if present is None else self._in_the_right_project(present)
 
     def _in_the_right_project(self, found: Any) -> Any:
         """Return the object, if it lies in the project that is named (law 11)."""

@@ -90,8 +90,9 @@ class Deciding:
     def _refuse_what_was_stopped(self, found: Any, steps: Sequence[Step], *, again: bool) -> None:
         """Refuse to raise or enable what a person or a guard took down (law 9).
 
-        What stands where this run's own ramps left it was not taken down. Else the versions are asked, except in the
-        first try of a run that a person started just for this.
+        What stands where this run's own ramps left it was not taken down, unless an earlier try of this task may have
+        raised it from there. Else the versions are asked, except in the first try of a run that a person started just
+        for this.
         """
         run, enables = self.run, any(step.fields.get("enabled") for step in steps)
         if run is None or not (enables or self.order.decision == "rollout"):
@@ -102,15 +103,20 @@ class Deciding:
         for scope in scopes:
             if (percentage_of(found, scope) or 0) < (left_at.get(scope) or 0):
                 self._refuse_stopped(scope, f"stands below the {left_at[scope]} % that this run raised it to")
+        again = again or run.again
         if not enables:
-            scopes = tuple(each for each in scopes if each not in left_at)
-        if not scopes or not (again or run.again or enables or not run.by_hand):
+            scopes = tuple(each for each in scopes if each not in left_at or (again and self._may_have_raised(each)))
+        if not scopes or not (again or enables or not run.by_hand):
             return
         versions = self.edit.client.send(self.edit.calls.versions(found.id))
         for scope in scopes:
             ever = enables and not run.by_hand
             if how := stopped_since(versions, run.since, found, segment=scope, own=own, ever_switched_off=ever):
                 self._refuse_stopped(scope, f"{how}. This run looks back to {run.since:%Y-%m-%dT%H:%MZ}")
+
+    def _may_have_raised(self, segment: str | None) -> bool:
+        """Whether an earlier try may have raised a segment, or all other users, who are raised as it is decided."""
+        return segment is not None or self.edit.found.decision == self.order.decision
 
     def _refuse_stopped(self, segment: str | None, how: str) -> None:
         where = f", target segment {segment!r}," if segment else ""

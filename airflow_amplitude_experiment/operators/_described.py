@@ -155,7 +155,7 @@ def as_text(name: str, moment: str | date | None) -> str | None:
 def structured(argument: str, value: Any) -> Any:
     """Return a list or mapping, which a template renders as JSON (``{{ params.variants | tojson }}``).
 
-    :raises ValueError: a text that is no JSON.
+    :raises ValueError: a text that is no JSON; it is not repeated, as it may hold ids of users or a deployment's key.
     """
     if not isinstance(value, str):
         return json.loads(json.dumps(value)) if is_known(value) else value
@@ -163,6 +163,6 @@ def structured(argument: str, value: Any) -> Any:
         return json.loads(value)
     except ValueError:
         raise ValueError(
-            f"{argument} is the text {check.short(value)}, but must be a list or mapping; from a template it must be "
-            "JSON: {{ … | tojson }}"
+            f"{argument} is a text, but must be a list or mapping; from a template it must be JSON: "
+            "{{ … | tojson }}"
         ) from None

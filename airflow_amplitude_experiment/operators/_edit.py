@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_amplitude_experiment.api import AmplitudeError, AmplitudeNotConfirmed, AmplitudeReadOnly, Call
-from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.hooks.moves import may_raise
 from airflow_amplitude_experiment.hooks.projects import CALLS
@@ -141,7 +140,6 @@ class Edit:
         write = Write.of(call, dialect=self.client.dialect)
         fields = write.arguments
         stands = getattr(self.found, "rollout_percentage", None)
-        reaches = find_endpoint(call.endpoint).reach == "people" or write.creates
         return {
             "kind": self.kind,
             "key": next(iter(write.keys(self.found)), None),
@@ -149,6 +147,6 @@ class Edit:
             "project_id": write.project_of(self.found),
             "before": stands,
             "after": fields.get("rollout_percentage", stands),
-            "raises": reaches and may_raise(write, self.found),
+            "raises": may_raise(write, self.found),
             "call": call.endpoint,
         }

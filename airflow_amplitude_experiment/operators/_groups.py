@@ -19,8 +19,9 @@ from airflow_amplitude_experiment.api import (
 from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.api._checks import short
 from airflow_amplitude_experiment.hooks.guard import GuardedClient
+from airflow_amplitude_experiment.hooks.lookup import the_one_there
 from airflow_amplitude_experiment.hooks.projects import CALLS, refuse_id_in_several_projects, refuse_several_projects
-from airflow_amplitude_experiment.ui.links import URL_KEY, object_url
+from airflow_amplitude_experiment.ui.links import leave_link
 
 from ._edit import NAMESPACES, Edit
 from ._group_change import LISTS, TEXTS, Change, counted, in_words, parts_of, stands, without
@@ -164,7 +165,7 @@ class Groups:
         what = "created" if edit.written else "adopted as it is"
         self.log.info("%s: %s (id %s, project %s): %s", edit.name, what, found.id, found.project_id, parts)
         return edit.record(
-            url=self._leave_link(found, url),
+            url=leave_link(self._context, self.client, found, url),
             created=edit.written,
             adopted=not edit.written,
             running=list(running),
@@ -185,7 +186,7 @@ class Groups:
         if found is None:
             where = f" in project {self.project}" if self.project else ""
             raise RolloutRefused(f"there is no {self.kind} {name}{where}. Nothing was written. Create it first.")
-        self._leave_link(found)
+        leave_link(self._context, self.client, found)
         edit = self._edit(f"{self.kind} {found.key or found.id}", found)
         change = Change(edit, order, Members(self.client, str(found.project_id), what=edit.name))
         running = change.refuse_unfit(while_running=self.while_running)
@@ -205,16 +206,8 @@ class Groups:
         filters = {"key": key, "include_archived": True} | ({"project_id": self.project} if self.project else {})
         rows = list(self.client.iterate(self.calls.list(**filters)))
         refuse_several_projects(f"{self.kind} {key}", [each.project_id for each in rows])
-        present = [each for each in rows if not each.deleted]
-        if len(present) == 1:
-            return self._whole(present[0])
-        if not rows:
-            return None
-        what, advice = "is archived", "Restore it in Amplitude, or use another key."
-        if present:
-            what, advice = f"is there {len(present)} times", "Archive all but one in Amplitude."
-        where = f"id {', '.join(each.id for each in rows)}, project {rows[0].project_id}"
-        raise RolloutRefused(f"{self.kind} {key} ({where}) {what}. Nothing was written. {advice}")
+        present = the_one_there(f"{self.kind} {key}", rows)
+        return None if present is None else self._whole(present)
 
     def _by_id(self, object_id: str) -> Any:
         """Read the group of this id.
@@ -249,13 +242,6 @@ class Groups:
 
     def _edit(self, name: str, found: Any = None) -> Edit:
         return Edit(self._operator, self._context, self.client, kind=self.kind, found=found, name=name)
-
-    def _leave_link(self, found: Any, url: str | None = None) -> str:
-        """Leave the address that the create answered, or else the one that leads to an object of this id."""
-        if not url or not url.startswith(("https://", "http://")):
-            url = object_url(self.client.base_url, self.client.rules.organization, found)
-        self._context["ti"].xcom_push(key=URL_KEY, value=url)
-        return url
 
     def _tell_running(self, edit: Edit, running: Sequence[str]) -> None:
         if running and edit.written:

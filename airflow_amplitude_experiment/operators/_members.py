@@ -15,6 +15,9 @@ from airflow_amplitude_experiment.hooks.projects import CALLS
 KINDS = {"experiments": "experiment", "holdouts": "holdout group"}
 """What stands in each list of members."""
 
+_LOOKED_AT = {"experiments": ("enabled", "evaluation_mode"), "holdouts": ("evaluation_mode", "experiments")}
+"""What of a member decides whether it may come or go; a list that shows less of it than details do is not enough."""
+
 Ids = Mapping[str, Sequence[str]]
 """Ids by the list that they stand in."""
 
@@ -103,7 +106,8 @@ class Members:
         for archived in (False, True):
             call = CALLS[side].list(key=key, project_id=self._project, include_archived=archived)
             for row in self._client.iterate(call):
-                self._read[side, row.id] = row.model_copy(update={"deleted": True}) if archived else row
+                if archived or None not in (getattr(row, name) for name in _LOOKED_AT[side]):
+                    self._read[side, row.id] = row.model_copy(update={"deleted": True}) if archived else row
                 return str(row.id)
         return None
 

@@ -83,8 +83,8 @@ class ByName:
             self._found = self._found or bool(alike)
             return row[alike[0]] if alike else None
         if self._column is None and len(row) != 1:
-            columns = ", ".join(map(str, row)) or "none"
-            raise NotAnId(f"{len(row)} columns ({columns}); name the one with the {self._what} ids: column=…")
+            # The names are not repeated: in a mapping by id they'd be ids.
+            raise NotAnId(f"{len(row)} columns; name the one with the {self._what} ids: column=…")
         self._found = True
         return row[next(iter(row)) if self._column is None else self._column]
 

@@ -63,7 +63,8 @@ def from_values(values: Any, *, column: str | None = None, cap: int, what: What 
     where = "the values given"
     if isinstance(values, str):
         values = _listed(values, where)
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+    # A data frame would go through as the names of its columns.
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable) or hasattr(values, "columns"):
         raise ValueError(f"{where} must be a list of {what} ids or of rows, but are a {type(values).__name__}")
     pick = ByName(column, what)
     source = gather(_unfolded(values), pick, cap=cap, what=what, where=where)

@@ -74,6 +74,7 @@ class Sync:
         self._to_send = change
         if self.edit.again_where_lost(self._send_all):
             self.edit.confirm(self._left)
+            self.edit.written = True  # also where the answer was lost or a refusal, and reading again found it done
             self._tell(change, "written and read back")
         else:
             self._tell(change, "would be written (read-only, not sent)")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 from airflow_amplitude_experiment.api._checks import boolean, one_of
-from airflow_amplitude_experiment.ui.links import URL_KEY, OpenInAmplitudeLink
+from airflow_amplitude_experiment.ui.links import OpenInAmplitudeLink, leave_link
 
 from ._assets import announce
 from ._audit import Audit
@@ -33,7 +33,6 @@ from ._described import (
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.rollout.description import Wanted
 
     from ._creation import Outcome
@@ -129,7 +128,7 @@ class _CreateOperator(AmplitudeOperator):
             if found is None:
                 later = f", and then set {', '.join(wanted.patch)}" if wanted.patch else ""
                 return report(Outcome(words=f"would be created{later} (read-only, not sent)"))
-            url = self._leave_link(context, client, found, url)
+            url = leave_link(context, client, found, url)
             if mine:
                 return report(task.finish(found, created=True), url)
             outcome = task.take_over(
@@ -143,15 +142,6 @@ class _CreateOperator(AmplitudeOperator):
     def _values(self) -> dict[str, Any]:
         """Return the description by the names of the API's fields."""
         return {field: getattr(self, argument, None) for field, argument in ARGUMENTS.items()}
-
-    def _leave_link(self, context: Context, client: GuardedClient, found: Any, url: str | None) -> str:
-        """Leave the address that the create answered, or else the one that leads to an object of this id."""
-        from airflow_amplitude_experiment.ui.links import object_url
-
-        if not url or not url.startswith(("https://", "http://")):
-            url = object_url(client.base_url, client.rules.organization, found)
-        context["ti"].xcom_push(key=URL_KEY, value=url)
-        return url
 
     def _report(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from airflow_amplitude_experiment.api import _checks as check
 
 from ._base import AmplitudeEditOperator, given, is_known
+from ._described import as_text, refuse_dates_of_the_task
 from ._run import begun, ramped_earlier
 
 if TYPE_CHECKING:
@@ -106,15 +107,12 @@ class AmplitudeDecideExperimentOperator(AmplitudeEditOperator):
     ) -> None:
         if any(kwargs.get(name) is not None for name in ("flag_key", "flag_id")):
             raise ValueError("a flag has no decision; give experiment_key or experiment_id")
-        if isinstance(kwargs.get("end_date"), str):
-            raise ValueError("end_date is the task's own in Airflow; the experiment's is experiment_end_date")
+        refuse_dates_of_the_task(kwargs)
         super().__init__(**kwargs)
         self.decision = decision
         self.variant = variant
         self.decision_reason = decision_reason
-        self.experiment_end_date = (
-            experiment_end_date.isoformat() if isinstance(experiment_end_date, date) else experiment_end_date
-        )
+        self.experiment_end_date = as_text("experiment_end_date", experiment_end_date)
         self.enable = enable
         self.on_drift = on_drift
         self._check_what_is_known()

@@ -11,31 +11,35 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from airflow_amplitude_experiment.api._checks import boolean, identifiers, one_of
+from airflow_amplitude_experiment.api._checks import boolean, identifier, list_of, one_of
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._base import AmplitudeEditOperator, AmplitudeTargetOperator, given, is_known
 from ._described import structured
+from ._run import begun
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ._edit import Edit
+    from ._run import Begun
 
 MODE = one_of("add", "remove", "replace")
+NAMES = list_of(identifier._replace(private=True))
+"""What is wrong in the list is not repeated: somebody may have given deployments as the API lists them, with keys."""
 
 
 class Order(NamedTuple):
     """What is asked for.
 
     :param names: ids or labels.
-    :param since: since when nobody may have taken off what is added; ``None`` where this is the first try.
+    :param run: the run that asks; ``None`` outside of one.
     """
 
     names: list[str]
     mode: str
     allow_empty: bool
-    since: datetime | None = None
+    run: Begun | None = None
 
 
 class AmplitudeAssignDeploymentsOperator(AmplitudeEditOperator):
@@ -84,12 +88,12 @@ class AmplitudeAssignDeploymentsOperator(AmplitudeEditOperator):
 
     def order(self, context: Context) -> Order:
         """Return what is asked for, checked once templates are rendered."""
-        return self._order()._replace(since=_began(context))
+        return self._order()._replace(run=begun(context))
 
     def _order(self) -> Order:
         mode = MODE("mode", given(self.mode) or "add")
         allow_empty = boolean("allow_empty", given(self.allow_empty) or False)
-        names = identifiers("deployments", structured("deployments", self.deployments))
+        names = NAMES("deployments", structured("deployments", self.deployments))
         if not names and mode == "replace" and not allow_empty:
             raise ValueError(
                 "deployments is an empty list, and mode='replace' would take every deployment off; pass "
@@ -165,8 +169,8 @@ class _Assignment:
                 f"{self._in_words(self.going)} serve(s) it alone, and it is enabled: nobody would be served any more",
                 "To stop it, use AmplitudeKillSwitchOperator; or state that this is meant: allow_empty=True.",
             )
-        if self.coming and self._order.since is not None:
-            self._refuse_what_was_taken_off(self._order.since)
+        if self.coming and (run := self._order.run) and run.again:
+            self._refuse_what_was_taken_off(run.since)
 
     def send(self) -> None:
         """Attach first, then take off; where an answer was lost, only what is still to be done."""
@@ -264,15 +268,6 @@ class _Assignment:
 
     def _refused(self, why: str, advice: str) -> RolloutRefused:
         return RolloutRefused(f"{self._edit.name}: {why}. Nothing was written. {advice}")
-
-
-def _began(context: Context) -> datetime | None:
-    """Return when this run began, where an earlier try of this task may have written already."""
-    run: Any = context.get("dag_run")
-    if run is None or not (context["ti"].try_number > 1 or bool(getattr(run, "clear_number", 0))):
-        return None
-    moment: datetime | None = run.run_after or run.start_date
-    return moment
 
 
 def _shown(version: Any) -> set[str]:

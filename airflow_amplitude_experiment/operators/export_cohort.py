@@ -44,10 +44,11 @@ class AmplitudeExportCohortOperator(BaseOperator):
     tells its size, else while its file arrives.
 
     **Every export counts** as one of the project's downloads of the month (500 on Growth and Enterprise): an hourly
-    schedule doesn't fit. So it is asked for once per task: not again by a triggerer that takes over, nor because an
-    answer got lost. A task that is tried again goes on with the export that its earlier try asked for if that was
-    less than a day ago; Airflow remembers it from 3.3 on. On 3.1 and 3.2 nothing of a task outlives its try, and each
-    try that gets as far asks for, and pays for, another export: keep ``retries`` low there. To include a cohort's
+    schedule doesn't fit. So a try asks for one: not again by a triggerer that takes over, nor because an answer got
+    lost, which ends the try. A task that is tried again goes on with the export that its earlier try asked for if that
+    was less than a day ago and was answered; Airflow remembers it from 3.3 on. On 3.1 and 3.2 nothing of a task
+    outlives its try, and each try that gets as far asks for, and pays for, another export: keep ``retries`` low there.
+    To include a cohort's
     people in a variant, prefer ``AmplitudeSyncVariantCohortsOperator``: it copies nobody and costs no download.
 
     A 429 is told apart by its text. The limit of the month ends the task at once and says what can be done meanwhile;
@@ -55,7 +56,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
 
     :param cohort_id: the last part of the cohort's address in Amplitude.
     :param path: where the file goes, ``file:///…``, ``s3://…``, ``gs://…``; it ends in ``.csv``. Any file there is
-        replaced.
+        replaced. A template that renders to nothing is refused: only leaving ``path`` out writes ids into XCom.
     :param path_conn_id: id of the Airflow connection for ``path``.
     :param props: add user properties as columns: ``True`` for all, or a list of names.
     :param column: without ``path``, the column whose values are returned.
@@ -65,8 +66,8 @@ class AmplitudeExportCohortOperator(BaseOperator):
         request each.
     :param timeout: fail when it is not ready after so long, waits for limits included.
     :param amplitude_analytics_conn_id: id of the Airflow connection (type ``amplitude_analytics``).
-    :raises AirflowFailException: no such cohort, too large for XCom, the month's downloads are used up, or an error
-        that another try can't heal.
+    :raises AirflowFailException: an argument that can't be meant, no such cohort, too large for XCom, the month's
+        downloads are used up, or an error that another try can't heal.
     :raises TimeoutError: it was not ready in time; another try goes on waiting for it where it can.
     :return: a record: ``cohort_id``, ``request_id``, ``requested_at`` (UTC; the users are those of about then),
         ``users`` and ``without_user_id`` (counts), and ``path``. Without ``path`` the distinct ids that are not empty
@@ -104,6 +105,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
         super().__init__(**kwargs)
         self.cohort_id = cohort_id
         self.path = path
+        self._to_file = path is not None  # a template may become nothing, and then no id may go to XCom
         self.path_conn_id = path_conn_id
         self.props = props
         self.column = column
@@ -179,8 +181,9 @@ class AmplitudeExportCohortOperator(BaseOperator):
 
     def _recalled(self, context: Context, order: Order) -> tuple[Asked, str] | None:
         """Return the export of an earlier try and how it stands, if it is still of use."""
-        from airflow_amplitude_experiment.api import AmplitudeInvalidRequest, AmplitudeNotFound
+        from airflow_amplitude_experiment.api import errors
         from airflow_amplitude_experiment.hooks._analytics_reading import COMPLETED, IN_PROGRESS
+        from airflow_amplitude_experiment.triggers.end_date import PASSING
 
         from ._export import Memory
 
@@ -189,8 +192,11 @@ class AmplitudeExportCohortOperator(BaseOperator):
             return None
         try:
             status = self.hook.cohort_status(asked.request_id)
-        except (AmplitudeNotFound, AmplitudeInvalidRequest):
+        except (errors.AmplitudeNotFound, errors.AmplitudePermissionError, errors.AmplitudeInvalidRequest):
             status = "gone"
+        except PASSING as error:
+            self.log.warning("%s The wait goes on.", error)
+            status = IN_PROGRESS
         if status in (IN_PROGRESS, COMPLETED):
             self.log.info(
                 "Cohort %s: going on with export %s, which an earlier try asked for at %s", order.cohort_id, *asked
@@ -201,17 +207,20 @@ class AmplitudeExportCohortOperator(BaseOperator):
         return None
 
     def _ask(self, context: Context, order: Order, until: datetime) -> Asked:
-        """Ask for an export; where a limit of minutes is in the way, wait for it."""
+        """Ask for an export; where a limit of minutes is in the way, wait for it.
+
+        :raises TimeoutError: the time was up before one could be asked for.
+        """
         from airflow_amplitude_experiment.hooks._analytics_errors import CohortRateLimited
 
         from ._export import Memory
 
-        while True:
+        while now() < until:
             try:
                 request_id = self.hook.request_cohort(order.cohort_id, props=order.props)
             except CohortRateLimited as error:
                 again = now() + self._wait_after(error)
-                if again > until:
+                if again + self.poll_interval > until:
                     raise
                 self.log.warning("%s Asking again at %s.", error, f"{again:%Y-%m-%d %H:%M:%SZ}")
                 self._pass(again, until)
@@ -224,6 +233,10 @@ class AmplitudeExportCohortOperator(BaseOperator):
                     request_id,
                 )
                 return asked
+        raise TimeoutError(
+            f"No export of cohort {order.cohort_id} was asked for within {in_words(self.timeout)}, and nothing was "
+            "spent. Another try begins anew."
+        )
 
     def _wait_after(self, error: CohortRateLimited) -> timedelta:
         """Return how long to wait after a 429.
@@ -233,16 +246,17 @@ class AmplitudeExportCohortOperator(BaseOperator):
         from airflow_amplitude_experiment.api import AmplitudeError
         from airflow_amplitude_experiment.hooks._analytics_errors import MONTH, UNNAMED
 
-        used_up = error.limit is MONTH
+        if error.limit is MONTH:
+            raise AirflowFailException(f"{type(error).__name__}: {error}") from error
         if error.limit is UNNAMED:
             try:
-                usage = self.hook.cohort_usage()
+                used, most, _ = self.hook.cohort_usage()
             except AmplitudeError as unknown:
                 self.log.warning("Whether the month's downloads are used up can't be told: %s", unknown)
             else:
-                used_up = usage.used >= usage.limit
-        if used_up:
-            raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+                if used >= most:
+                    counted = f"{used:,} of {most:,} cohort downloads of this month are used"
+                    raise AirflowFailException(f"Amplitude answered 429, and {counted}. {MONTH.words}") from error
         return timedelta(seconds=(error.wait or 0) * random.uniform(1.0, 1.1))
 
     def _pass(self, moment: datetime, until: datetime) -> None:
@@ -253,7 +267,6 @@ class AmplitudeExportCohortOperator(BaseOperator):
 
     def _wait(self, asked: Asked, until: datetime) -> str:
         """Wait until the export is no longer in progress, or the time is up; return how it stands."""
-        from airflow_amplitude_experiment.hooks._analytics_reading import IN_PROGRESS
         from airflow_amplitude_experiment.triggers.cohort import Wait
         from airflow_amplitude_experiment.triggers.end_date import PASSING
 
@@ -266,8 +279,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
             try:
                 status = self.hook.cohort_status(asked.request_id)
             except PASSING as error:
-                if wait.failed(error):
-                    return IN_PROGRESS
+                wait.failed(error)
                 if wait.failures == 1:
                     self.log.warning("%s The wait goes on.", error)
             else:
@@ -277,6 +289,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
     def _leave_to_triggerer(self, asked: Asked | None, look_at: datetime, until: datetime) -> None:
         from airflow_amplitude_experiment.triggers.cohort import AmplitudeCohortTrigger
 
+        until = max(until, now() + SHORTEST_WAIT)  # the trigger fires there at the latest
         self.defer(
             trigger=AmplitudeCohortTrigger(
                 amplitude_analytics_conn_id=self.amplitude_analytics_conn_id,
@@ -337,7 +350,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
     def _order(self) -> Order:
         return ordered(
             cohort_id=self.cohort_id,
-            path=self.path,
+            path=self.path or "" if self._to_file else None,
             path_conn_id=self.path_conn_id,
             props=self.props,
             column=self.column,

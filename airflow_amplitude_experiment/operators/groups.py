@@ -17,50 +17,12 @@ from airflow_amplitude_experiment.ui.links import OpenInAmplitudeLink
 
 from ._base import AmplitudeOperator, given, is_known, project_named
 from ._described import structured
+from ._group_fields import FIELDS, LISTS
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ._groups import Groups
-
-MEMBERS = ("experiments", "holdouts")
-MODE = check.one_of("add", "remove", "replace")
-NAMES = check.list_of(check.Check("a key or a numeric id", check.identifier.convert))
-
-
-def described_slots(name: str, value: Any) -> list[dict[str, Any]]:
-    """Check the slots of a new mutex group, whose members may be named by key.
-
-    :raises ValueError: what can't be, and what is allowed; no user id is repeated.
-    """
-    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
-        return check.slots(name, value)  # type: ignore[no-any-return]  # it raises
-    alone = [{field: content for field, content in each.items() if field not in MEMBERS} for each in value]
-    slots = []
-    for index, (slot, each) in enumerate(zip(check.slots(name, alone), value, strict=True), 1):
-        members = {side: NAMES(f"slot {index}, {side}", each[side]) for side in MEMBERS if side in each}
-        slots.append({**slot, **members})
-    return slots
-
-
-FIELDS: dict[str, Any] = {
-    "name": check.name,
-    "description": check.text,
-    "evaluation_mode": check.evaluation_mode,
-    "bucketing_key": check.name,
-    "bucketing_salt": check.name,
-    "holdout_percentage": check.holdout_percentage,
-    "slots": described_slots,
-    "experiments": NAMES,
-    "holdouts": NAMES,
-    "individuals": check.people_listed,
-    "individual_inclusion": check.people_listed,
-    "individual_exclusion": check.people_listed,
-    "slot": check.Check("the index of a slot, a whole number", check.whole),
-    "mode": MODE,
-    "while_running": check.boolean,
-}
-LISTS = frozenset({"slots", "experiments", "holdouts", "individuals", "individual_inclusion", "individual_exclusion"})
 
 
 class _GroupOperator(AmplitudeOperator):
@@ -117,19 +79,9 @@ class _GroupOperator(AmplitudeOperator):
         order = {}
         for name, value in values.items():
             if given(value) is not None:
-                order[name] = FIELDS[name](name, _listed(name, value) if name in LISTS else value)
+                order[name] = FIELDS[name](name, structured(name, value) if name in LISTS else value)
         check.refuse_local_amplitude_id(dict(order))
         return order
-
-
-def _listed(name: str, value: Any) -> Any:
-    """Return a list, which a template renders as JSON. The text is not repeated: it may hold ids of users."""
-    try:
-        return structured(name, value)
-    except ValueError:
-        raise ValueError(
-            f"{name} is a text, but must be a list; from a template it must be JSON: {{{{ … | tojson }}}}"
-        ) from None
 
 
 class _CreateGroupOperator(_GroupOperator):

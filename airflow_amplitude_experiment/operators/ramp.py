@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.rollout.ramp import RampDecision
 
+    from ._run import Begun
+
 AUDITED = ("stage", "approved_by", "by_hand", "guardrails", "evidence_anew", "analysis_from")
 """What of a record's facts belongs into the audit lines."""
 
@@ -265,6 +267,9 @@ class AmplitudeRampRolloutOperator(AmplitudeTargetOperator):
         unproven = not (run.by_hand or ramped) or (ramped and order.expected is None)
         if not (again or decision.enables or unproven):
             return
+        left_at = [each["after"] for each in own if "after" in each and each.get("segment") == decision.segment]
+        if left_at and order.expected is None and decision.before < left_at[-1]:
+            raise self._stopped(f"stands below the {left_at[-1]} % that this run raised it to", run, order)
         how = stopped_since(
             client.send(calls_of(self.kind).versions(found.id)),
             run.since,
@@ -273,12 +278,18 @@ class AmplitudeRampRolloutOperator(AmplitudeTargetOperator):
             own=own,
             ever_switched_off=decision.enables and not run.by_hand,
             ever_lowered=not (run.by_hand or ramped),
+            # Where a ramp of this run left it nobody took it down, unless an earlier try has raised it from there.
+            unseen=again or decision.enables or not left_at,
         )
         if how:
-            raise RolloutRefused(
-                f"{self.target} {how}. This run looks back to {run.since:%Y-%m-%dT%H:%MZ}; its ramp to {order.to} % "
-                "would undo somebody's stop. Nothing was written. To go on, trigger a new run by hand."
-            )
+            raise self._stopped(how, run, order)
+
+    def _stopped(self, how: str, run: Begun, order: Order) -> RolloutRefused:
+        """Return the refusal to undo somebody's stop."""
+        return RolloutRefused(
+            f"{self.target} {how}. This run looks back to {run.since:%Y-%m-%dT%H:%MZ}; its ramp to {order.to} % "
+            "would undo somebody's stop. Nothing was written. To go on, trigger a new run by hand."
+        )
 
     def _confirm(self, client: GuardedClient, found: Any, decision: RampDecision) -> None:
         """Read back, once more after a moment where it differs, and fail where it still does (law 1)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_amplitude_experiment.api._checks import INCLUSIONS_LIMIT, Check, boolean, name
@@ -83,7 +83,7 @@ class _SyncOperator(AmplitudeEditOperator):
         path: str | None = None,
         path_conn_id: str | None = None,
         column: str | None = None,
-        keep: Sequence[str | int] | str = (),
+        keep: Collection[str | int] | str | None = (),
         max_change: int | str | None = None,
         allow_empty: bool | str = False,
         check_other_variants: bool | str = True,
@@ -99,7 +99,7 @@ class _SyncOperator(AmplitudeEditOperator):
         self.path = path
         self.path_conn_id = path_conn_id
         self.column = column
-        self.keep = keep
+        self.keep = () if keep is None else _ordered(keep)
         self.max_change = max_change
         self.allow_empty = allow_empty
         self.check_other_variants = check_other_variants
@@ -118,14 +118,15 @@ class _SyncOperator(AmplitudeEditOperator):
                 raise ValueError(f"{argument} is given, but says something only beside {needed}=…")
         if self.sql is not None and self.conn_id is None:
             raise ValueError("sql needs conn_id=…, the Airflow connection to ask")
-        checks: dict[str, Check] = {"variant": name, "mode": MODE, "max_change": MAX_CHANGE}
-        for argument, check in (checks | dict.fromkeys(SWITCHES, boolean)).items():
+        texts = dict.fromkeys(("variant", "sql", "conn_id", "path"), name)
+        checks: dict[str, Check] = {**texts, "mode": MODE, "max_change": MAX_CHANGE, **dict.fromkeys(SWITCHES, boolean)}
+        for argument, check in checks.items():
             value = getattr(self, argument, None)
             if is_known(value) and not (value is None and argument != "variant"):
                 check(argument, value)
-        if self.keep and is_known(self.keep):
+        if self.keep != () and is_known(self.keep):
             self._kept()
-        if is_known(self._values) and self._values is not None and is_known(self.mode):
+        if self._values is not None and all(map(is_known, (self._values, self.mode, self.column))):
             self._source(self.mode)
 
     def render_template(
@@ -207,12 +208,23 @@ class _SyncOperator(AmplitudeEditOperator):
     def _kept(self) -> frozenset[str]:
         from ._sources import from_values
 
-        kept = given(_seen(self.keep))
+        kept = _seen(self.keep)
+        if given(kept) is None:
+            raise ValueError(
+                "keep rendered to nothing: the task or the form that it comes from returned no list, and whoever it "
+                f"should protect could be removed. To say that it is no {self._what}, return an empty list. Nothing "
+                "was sent."
+            )
         try:
-            read = from_values(() if kept is None else kept, cap=INCLUSIONS_LIMIT, what=self._what)
+            read = from_values(kept, cap=INCLUSIONS_LIMIT, what=self._what)
         except ValueError as error:
             raise ValueError(f"keep: {error}") from None
         return frozenset(read.ids)
+
+
+def _ordered(value: Any) -> Any:
+    """Return a set as a list: its order differs at every parse, and Airflow 3.1 makes a new DAG version of that."""
+    return sorted(value, key=repr) if isinstance(value, set | frozenset) else value
 
 
 def _seen(value: Any) -> Any:
@@ -257,7 +269,8 @@ class AmplitudeSyncVariantUsersOperator(_SyncOperator):
     :param column: name of the column that holds the ids; needed for CSV and where rows have several.
     :param mode: ``replace`` (the source is the whole list, but for ``keep``), ``add``, or ``remove`` (a source of at
         most 100,000 ids). There is no default.
-    :param keep: ids that are never removed, such as testers; they are not added either.
+    :param keep: ids that are never removed, such as testers; they are not added either. A list, or what renders to
+        one: where it renders to nothing, the task fails rather than remove them.
     :param max_change: the most that may be added plus removed: a count (``200``), or a share of those who are there
         before (``"10%"``, at most ``"100%"``). Of nobody there is no share, so the first fill of an empty variant
         needs a count, or no limit. A re-run is never stopped by a limit that let its first try begin.
@@ -289,7 +302,7 @@ class AmplitudeSyncVariantUsersOperator(_SyncOperator):
 
     def __init__(self, *, users: Any = None, allow_readable_ids: bool | str = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.users = users
+        self.users = _ordered(users)
         self.allow_readable_ids = allow_readable_ids
         self.check_what_is_known()
 
@@ -316,5 +329,5 @@ class AmplitudeSyncVariantCohortsOperator(_SyncOperator):
 
     def __init__(self, *, cohorts: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cohorts = cohorts
+        self.cohorts = _ordered(cohorts)
         self.check_what_is_known()

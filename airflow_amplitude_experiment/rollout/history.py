@@ -1,7 +1,7 @@
 """Whether somebody stopped a rollout (law 9: down stays down).
 
 Read from the versions that Amplitude writes at each change. Versions of flags hold the percentage; those of
-experiments don't, so there every change that leaves nothing visible counts as one of the percentage.
+experiments don't, so there every change of one that is on counts as one of the percentage if it leaves nothing visible.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def stopped_since(
     own: Sequence[Record] = (),
     ever_switched_off: bool = False,
     ever_lowered: bool = False,
+    unseen: bool = True,
 ) -> str | None:
     """Say how somebody lowered or disabled an object since a moment, or ``None``.
 
@@ -35,6 +36,7 @@ def stopped_since(
     :param ever_switched_off: also look for a switch-off before that moment.
     :param ever_lowered: also look for a lowering before that moment; where versions don't show the percentage, for
         what was changed unseen while it was on.
+    :param unseen: where versions don't show the percentage, count the changes that show nothing.
     """
     ordered = sorted(versions, key=lambda version: version.version)
     timeline = _after_own_lowering(_since(ordered, moment), own, segment)
@@ -46,9 +48,16 @@ def stopped_since(
     for earlier, later in pairwise(ordered if ever_switched_off else timeline):
         if earlier.flag_config.enabled and later.flag_config.enabled is False:
             return f"was disabled in version {later.version}{_by(later)}"
+    if not unseen:
+        return None
     since = {version.version for version in timeline}
-    live = [pair for pair in pairwise(whole) if pair[0].version in since or pair[0].flag_config.enabled]
-    return _changed_unseen(live, segment, own)
+    return _changed_unseen([pair for pair in pairwise(whole) if _was_on(pair[0], since)], segment, own)
+
+
+def _was_on(version: Any, since: set[int]) -> bool:
+    """Whether people may have got a version, so that its percentage could be taken from them."""
+    enabled = version.flag_config.enabled
+    return bool(enabled) or (enabled is None and version.version in since)
 
 
 def _changed_unseen(changes: list[tuple[Any, Any]], segment: str | None, own: Sequence[Record]) -> str | None:
@@ -69,8 +78,8 @@ def _unseen_writes(record: Record) -> int:
     """Return how many versions that show no difference a task of this run may have written."""
     if "after" in record:  # a ramp
         return int(record["before"] != record["after"] and not record["segment"] and not record["switched_on"])
-    if record.get("created"):  # its second call; the switch would show
-        return int(not record.get("enabled"))
+    if record.get("created") or record.get("enabled") is False:  # what is written while it is off is not counted
+        return 0
     return len(record.get("updated") or ())
 
 

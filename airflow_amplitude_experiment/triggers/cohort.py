@@ -57,20 +57,23 @@ class Wait:
         self.look_at = min(now() + timedelta(seconds=self._interval), self._until)
         return False
 
-    def failed(self, error: Exception) -> bool:
-        """Take a look that failed in passing; say whether the wait is over: it took too long."""
+    def failed(self, error: Exception) -> None:
+        """Take a look that failed in passing. Once the time is up, that is what ended the wait.
+
+        :raises Exception: the error; nobody knows how the export stands.
+        """
         self.failures += 1
         if now() >= self._until:
-            return True
+            raise error
         self.look_at = min(after_failure(now(), self.failures, error), self._until)
-        return False
 
 
 class AmplitudeCohortTrigger(BaseTrigger):
     """Sleeps while an export is in progress, and fires when it is something else, or when the time is up.
 
-    One request per look. A passing error delays the next look; one that can't heal is sent as an event. Without an
-    export it fires at ``look_at``, for a task that has to wait before it may ask for one.
+    One request per look. A passing error delays the next look; one that can't heal is sent as an event, and so is one
+    that hasn't passed when the time is up. Without an export it fires at ``look_at``, for a task that has to wait
+    before it may ask for one.
 
     :param amplitude_analytics_conn_id: id of the Airflow connection.
     :param request_id: the export; ``None`` where there is none yet.
@@ -128,13 +131,13 @@ class AmplitudeCohortTrigger(BaseTrigger):
             try:
                 status = await self._look(self.request_id)
             except (*PASSING, AirflowNotFoundException) as error:
-                over = wait.failed(error)
+                wait.failed(error)
                 if isinstance(error, AirflowNotFoundException) and (not connected or wait.failures > LOOKUPS):
                     raise
-                if over:
-                    return IN_PROGRESS
                 if wait.failures == 1:
-                    self.log.warning("%s The wait goes on; looking again at %s.", error, wait.look_at)
+                    self.log.warning(
+                        "%s The wait goes on; looking again at %s.", error, f"{wait.look_at:%Y-%m-%d %H:%M:%SZ}"
+                    )
             else:
                 connected = True
                 if wait.over(status):

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
@@ -35,6 +36,14 @@ class OpenInAmplitudeLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the address that the task left, or nothing where it failed before it knew one."""
         return XCom.get_value(key=URL_KEY, ti_key=ti_key) or ""
+
+
+def leave_link(context: Context, client: Any, found: Any, url: str | None = None) -> str:
+    """Leave an object's address for the link: what its create answered, or else what leads to an object of its id."""
+    if not url or not url.startswith(("https://", "http://")):
+        url = object_url(client.base_url, client.rules.organization, found)
+    context["ti"].xcom_push(key=URL_KEY, value=url)
+    return url
 
 
 def object_url(base_url: str, organization: str | None, found: Any) -> str:

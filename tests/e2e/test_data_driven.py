@@ -19,8 +19,8 @@ from tests.e2e.test_laws import everything_answered, everything_written
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 240.0
-"""Seconds until whatever still waits has failed; on an idle machine all of it takes a third of that."""
+PATIENCE = 480.0
+"""Seconds until whatever still waits has failed; on an idle machine all of it takes a sixth of that."""
 
 MARK = "n4711"
 """Is in every id that must be nowhere to be read afterwards."""
@@ -164,6 +164,7 @@ def world(_place: Any) -> World:
     waiting = {story: next(story) for story in stories}
     end = time.monotonic() + PATIENCE
     while waiting:
+        _place.airflow.check()
         assert time.monotonic() < end, {dag_id: world.states(dag_id) for dag_id in world.runs}
         for story in [story for story, is_true in waiting.items() if is_true()]:
             try:

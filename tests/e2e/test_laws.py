@@ -183,5 +183,5 @@ def test_a_wait_for_an_end_date_holds_no_worker_and_notices_that_the_date_moved(
         assert time.monotonic() < deadline, place.airflow.task_states("ends", run_id)
         time.sleep(0.2)
     place.amplitude.change("ending", endDate=datetime.now(UTC).isoformat())
-    assert place.airflow.wait_for_run("ends", run_id, timeout=60)["state"] == "success"
+    assert place.airflow.wait_for_run("ends", run_id, timeout=180)["state"] == "success"
     assert place.airflow.xcom("ends", run_id, "wait")["key"] == "ending"

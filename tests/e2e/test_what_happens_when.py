@@ -22,8 +22,8 @@ from demo.airflow_rest import AirflowRestError
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 300.0
-"""Seconds until whatever still waits has failed; on an idle machine all of it takes a third of that."""
+PATIENCE = 480.0
+"""Seconds until whatever still waits has failed; on an idle machine all of it takes a fifth of that."""
 
 BEGIN, ROLLBACK = "rollout.begin", "rollout.rollback"
 RAMP_10, WATCH_10, RAMP_50, WATCH_50, RAMP_100 = (

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_amplitude_experiment.hooks import lookup
-from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.operators import AmplitudeArchiveOperator, _edit, _past
 from tests.builders import a_context
+from tests.watched import Killed, dying
 
 KEY = "new-checkout"
 LIVE = {"enabled": True, "rolloutPercentage": 25}
@@ -260,30 +259,6 @@ def test_a_text_is_no_yes(amplitude, name):
     with pytest.raises(AirflowFailException, match=name):
         operator.execute(a_context())
     assert sent(amplitude) == []
-
-
-class Killed(BaseException):
-    """The worker died."""
-
-
-@contextmanager
-def dying(monkeypatch, step, when):
-    """Let the worker die before or after its request of this number."""
-    original, count = GuardedClient._send, 0
-
-    def send(self, call):
-        nonlocal count
-        count += 1
-        if (count, when) == (step, "before"):
-            raise Killed
-        answer = original(self, call)
-        if (count, when) == (step, "after"):
-            raise Killed
-        return answer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GuardedClient, "_send", send)
-        yield
 
 
 @pytest.mark.parametrize("wanted", [True, False])

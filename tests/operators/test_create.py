@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +13,6 @@ from airflow.sdk import DAG, BaseOperator
 from airflow_amplitude_experiment.api import AmplitudeConnectionError, AmplitudeServerError, AmplitudeUnexpectedAnswer
 from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.hooks import lookup
-from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.operators import (
     AmplitudeCreateExperimentOperator,
     AmplitudeCreateFlagOperator,
@@ -24,6 +22,7 @@ from airflow_amplitude_experiment.operators import (
 from airflow_amplitude_experiment.operators._described import ARGUMENTS, PATCH_FIELDS, POST_FIELDS
 from tests.builders import a_context as any_context
 from tests.builders import a_segment
+from tests.watched import Killed, dying, seen_requests
 
 KEY = "new-checkout"
 LONG_AGO = "2020-01-01T00:00:00.000Z"
@@ -694,10 +693,6 @@ def test_the_key_stands_in_no_log(amplitude, caplog):
 # --- dying anywhere -----------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """The worker died."""
-
-
 SCENES = {
     "create": (None, {**DESCRIPTION, **LATER}),
     "create without a second call": (None, DESCRIPTION),
@@ -727,22 +722,13 @@ def test_a_task_that_died_at_any_request_ends_in_the_same_state_when_it_is_run_a
             amplitude.add_flag(KEY, **{**THERE, **there})
         amplitude.clear_requests()
 
-    def die(call):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise Killed
-
     prepare()
     create(**options)
     once, requests = standing(amplitude), len(amplitude.requests())
     for step in range(1, requests + 1):
         prepare()
-        left = step
-        with seen_requests(monkeypatch) as seen:
-            setattr(seen, when, die)
-            with pytest.raises(Killed):
-                create(**options)
+        with dying(monkeypatch, step, when), pytest.raises(Killed):
+            create(**options)
         create(a_context(try_number=2), **options)
         assert standing(amplitude) == once, f"killed {when} request {step}"
         assert len(flags_of(amplitude)) == 1
@@ -799,7 +785,7 @@ def test_everything_but_objects_is_templated(amplitude):
     [
         ({"rollout_percentage": "fifty"}, "rollout_percentage is 'fifty'"),
         ({"enabled": "perhaps"}, "enabled is 'perhaps'"),
-        ({"variants": "{{ params.variants }}"}, "variants is the text .* tojson"),
+        ({"variants": "{{ params.variants }}"}, "variants is a text, .* tojson"),
         ({"if_exists": "overwrite"}, "if_exists is 'overwrite'"),
         ({"key": ""}, "named by an empty text"),
         ({"variants": [{"key": "on"}, {"key": "on"}]}, "twice"),
@@ -879,33 +865,6 @@ def test_a_ramp_can_explain_what_a_create_wrote():
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
-
-
-class Seen:
-    """What to do before and after each request of the client."""
-
-    def before(self, call):
-        pass
-
-    def after(self, call):
-        pass
-
-
-@contextmanager
-def seen_requests(monkeypatch):
-    """Look over the client's shoulder: ``before`` and ``after`` are called with each endpoint's name."""
-    seen, original = Seen(), GuardedClient._send
-
-    def send(self, call):
-        seen.before(call.endpoint)
-        try:
-            return original(self, call)
-        finally:
-            seen.after(call.endpoint)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GuardedClient, "_send", send)
-        yield seen
 
 
 def _camel(name):

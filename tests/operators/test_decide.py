@@ -426,19 +426,20 @@ def test_a_run_that_a_person_starts_rolls_out_what_was_lowered_before(running):
     assert running.experiment(KEY)["rolloutPercentage"] == 100
 
 
-def below_a_ramp(emulator, *, segment=None, context=None):
+def below_a_ramp(emulator, *, segment=None, context=None, **options):
     """Decide below the tasks of the same run that created the experiment and raised it to 40 %."""
     there = {"kind": "experiment", "id": emulator.experiment(KEY)["id"], "written": True}
     with DAG("life"):
         create = AmplitudeCreateExperimentOperator(task_id="create", key=KEY)
         ramp = AmplitudeRampRolloutOperator(task_id="ramp", percentage=40, experiment_key=KEY)
         operator = AmplitudeDecideExperimentOperator(
-            task_id="decide", decision="rollout", variant="treatment", experiment_key=KEY
+            task_id="decide", decision="rollout", variant="treatment", experiment_key=KEY, **options
         )
         create >> ramp >> operator
     context = context or a_context()
+    ramped = {"segment": segment, "before": 0, "after": 40, "switched_on": False}
     context["ti"].of_others = {
-        "ramp": {**there, "segment": segment, "before": 0, "after": 40, "at": "2026-11-22T12:00:01.123+00:00"},
+        "ramp": {**there, **ramped, "at": "2026-11-22T12:00:01.123+00:00"},
         "create": {**there, "created": True, "rollout_percentage": 0, "at": "2026-11-22T12:00:00+00:00"},
     }
     return operator.execute(context)
@@ -482,6 +483,30 @@ def test_a_segment_that_was_lowered_after_this_run_raised_it_stays_down(running)
     running.change(KEY, targetSegments=[a_segment(percentage=5, rolloutWeights=EVEN)])
     with pytest.raises(AirflowFailException, match="target segment 'Beta testers', stands below the 40 %"):
         below_a_ramp(running, segment="Beta testers")
+    assert writes(running) == []
+
+
+@pytest.mark.parametrize("again", [{"try_number": 2}, {"clear_number": 1}], ids=["second try", "cleared"])
+def test_a_segment_that_somebody_took_back_to_where_this_run_raised_it_is_not_rolled_out_again(running, again):
+    """The first try rolled the segment out and died; somebody lowered it to just where this run's ramp had left it."""
+    running.change(KEY, targetSegments=[a_segment(percentage=40, rolloutWeights=EVEN)])
+    running.change(KEY, targetSegments=[a_segment(percentage=100, rolloutWeights=TO_THE_WINNER)])
+    running.change(KEY, targetSegments=[a_segment(percentage=40, rolloutWeights=EVEN)])
+    with pytest.raises(AirflowFailException, match=r"target segment 'Beta testers', stood at 100 %.*somebody's stop"):
+        below_a_ramp(running, segment="Beta testers", context=a_context(**again))
+    assert writes(running) == []
+
+
+@pytest.mark.parametrize("again", [{"try_number": 2}, {"clear_number": 1}], ids=["second try", "cleared"])
+def test_a_rollout_that_somebody_took_back_to_where_this_run_raised_it_is_not_made_again(running, again):
+    """The first try decided and died; somebody lowered it again, and the retry may overwrite a decision."""
+    decided = {"decision": "rollout", "rolledOutVariant": "treatment"}
+    running.change(KEY, tags=["shop"])  # the create's second call
+    running.change(KEY, rolloutWeights=TO_THE_WINNER)
+    running.change(KEY, rolloutPercentage=100, **decided)
+    running.change(KEY, rolloutPercentage=40)
+    with pytest.raises(AirflowFailException, match="undo somebody's stop"):
+        below_a_ramp(running, context=a_context(**again), on_drift="overwrite")
     assert writes(running) == []
 
 
@@ -722,7 +747,7 @@ def test_every_argument_can_be_a_template(running):
         ({"decision": "rollout", "variant": "off"}, "is no variant.*'rollback'"),
         ({"decision": "continue-running"}, "needs its new end"),
         ({"decision": "continue-running", "experiment_end_date": "soon"}, "ISO 8601"),
-        ({"decision": "continue-running", "experiment_end_date": datetime(2030, 1, 1)}, "no time zone"),  # noqa: DTZ001
+        ({"decision": "continue-running", "experiment_end_date": datetime(2030, 1, 1)}, "without a time zone"),  # noqa: DTZ001
         ({"decision": "rollback", "on_drift": "continue"}, "'fail', 'overwrite'"),
         ({"decision": "rollback", "enable": "perhaps"}, "true or false"),
         ({"decision": "rollback", "flag_key": "nav"}, "a flag has no decision"),

@@ -201,6 +201,13 @@ def test_a_key_that_is_given_as_a_name_is_not_repeated(amplitude, caplog):
     assert "0123456789abcdef" not in text + caplog.text
 
 
+@pytest.mark.parametrize("given", ["server-0123456789abcdef", [{"id": "31", "key": "server-0123456789abcdef"}]])
+def test_a_key_that_is_given_where_a_list_of_names_belongs_is_not_repeated(given):
+    with pytest.raises(ValueError, match="deployments") as refusal:
+        AmplitudeAssignDeploymentsOperator(task_id="t", flag_key=KEY, deployments=given)
+    assert "0123456789abcdef" not in str(refusal.value)
+
+
 def test_an_archived_deployment_is_not_added(amplitude):
     assert "old (33) is archived" in refused("old")
     assert not writes(amplitude)
@@ -312,6 +319,14 @@ def test_what_somebody_took_off_since_is_not_added_again(amplitude, again):
     assert "app (32) was taken off in version" in refused(APP, context=a_context(**again))
     assert served_by(amplitude) == [WEB]
     assert assign(APP)["added"] == [APP]
+
+
+def test_what_was_taken_off_before_somebody_pressed_trigger_does_not_refuse_the_retries_of_that_run(amplitude):
+    assign(APP)
+    assign(APP, mode="remove")
+    later = a_context(try_number=2)
+    later["dag_run"].start_date = datetime.now(UTC) + timedelta(seconds=1)
+    assert assign(APP, context=later)["added"] == [APP]
 
 
 def test_what_was_taken_off_before_this_run_began_is_no_obstacle(amplitude):

@@ -15,10 +15,12 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath, TaskDeferred
 from airflow.sdk.io import attach
 
-from airflow_amplitude_experiment.api import AmplitudeError, _retry
+from airflow_amplitude_experiment.api import AmplitudeError, AmplitudeServerError, _retry
+from airflow_amplitude_experiment.hooks import AmplitudeAnalyticsHook
 from airflow_amplitude_experiment.operators import AmplitudeExportCohortOperator, _export
 from airflow_amplitude_experiment.operators import export_cohort as module
 from airflow_amplitude_experiment.operators._cohort_order import Asked, Order
+from airflow_amplitude_experiment.operators._run import SHORTEST_WAIT
 from airflow_amplitude_experiment.triggers import cohort as trigger_module
 from airflow_amplitude_experiment.triggers._events import error_event
 from tests.builders import a_context
@@ -369,6 +371,15 @@ def test_an_export_that_amplitude_forgot_is_asked_for_anew(amplitude, tmp_path, 
     assert "of an earlier try is gone" in caplog.text
 
 
+def test_so_is_one_that_the_connections_new_keys_do_not_open(amplitude, tmp_path):
+    store = Store()
+    operator = an_export(path=f"{tmp_path}/a.csv")
+    deferral(operator, remembering(store))
+    amplitude.fault("status", path="*/request-status/*", status=403)
+    assert exported(operator, remembering(store))["users"] == 6
+    assert asked(amplitude) == 2
+
+
 def test_before_airflow_3_3_each_try_asks_anew(amplitude, tmp_path):
     operator = an_export(path=f"{tmp_path}/a.csv")
     deferral(operator, a_context())
@@ -389,7 +400,7 @@ def test_the_limit_of_the_month_ends_the_task_at_once(amplitude, tmp_path):
 def test_so_it_does_where_only_the_count_tells(amplitude, tmp_path):
     amplitude.options(cohort_downloads=0)
     amplitude.fault("rate_limit", path="*/request/*")
-    with pytest.raises(AirflowFailException, match="doesn't say which limit"):
+    with pytest.raises(AirflowFailException, match=r"0 of 0 cohort downloads of this month .* costs no download"):
         an_export(path=f"{tmp_path}/a.csv").execute(a_context())
     assert steps(amplitude) == ["request", "usage"]
 
@@ -442,6 +453,48 @@ def test_an_export_that_takes_too_long_is_a_timeout_that_another_try_goes_on_wit
     assert asked(amplitude) == 1
 
 
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_wait_in_which_nobody_answered_is_no_slow_export(deferrable, amplitude, clock, tmp_path):
+    amplitude.fault("status", path="*/request-status/*", status=503, body="because", times=None)
+    operator = an_export(path=f"{tmp_path}/a.csv", deferrable=deferrable)
+    with pytest.raises(AmplitudeServerError, match="because"):
+        exported(operator) if deferrable else operator.execute(a_context())
+    assert clock.moment == NOW + timedelta(hours=2)
+
+
+def test_a_look_that_fails_in_passing_is_no_end_of_a_try(amplitude, tmp_path):
+    store = Store()
+    operator = an_export(path=f"{tmp_path}/a.csv")
+    first = deferral(operator, remembering(store))
+    amplitude.fault("status", path="*/request-status/*", status=503, times=4)
+    assert deferral(operator, remembering(store)).trigger.request_id == first.trigger.request_id
+
+
+def test_no_export_is_spent_once_the_time_is_up(amplitude, clock, tmp_path):
+    amplitude.options(cohort_requests=0)
+    operator = an_export(path=f"{tmp_path}/a.csv")
+    deferred = deferral(operator)
+    amplitude.options(cohort_requests=60)
+    clock.moment += timedelta(hours=2)  # in which no triggerer ran
+    with pytest.raises(TimeoutError, match="nothing was spent"):
+        resumed(operator, deferred)
+    assert asked(amplitude) == 1  # which was refused
+
+
+def test_no_task_is_resumed_before_its_process_has_ended(amplitude, clock, tmp_path, monkeypatch):
+    operator = an_export(path=f"{tmp_path}/a.csv", timeout="5s")
+    ask = AmplitudeAnalyticsHook.request_cohort
+
+    def slowly(hook, cohort_id, **options):
+        clock.moment += timedelta(seconds=4)
+        return ask(hook, cohort_id, **options)
+
+    monkeypatch.setattr(AmplitudeAnalyticsHook, "request_cohort", slowly)
+    deferred, before = deferral(operator), clock.moment
+    asyncio.run(anext(deferred.trigger.run()))
+    assert clock.moment - before == SHORTEST_WAIT
+
+
 def test_an_export_that_failed_is_told_and_not_used_again(amplitude, tmp_path):
     store = Store()
     amplitude.fault("status", path="*/request-status/*", status=200, body={"async_status": "JOB FAILED"})
@@ -480,9 +533,12 @@ def test_an_event_that_nobody_waits_for_is_refused(event, amplitude, tmp_path):
         ({"path_conn_id": "aws"}, "path_conn_id is given without path"),
         ({"props": "plan"}, "true, false or a list of names"),
         ({"props": [""]}, "props"),
+        ({"props": ["None"]}, "props"),
+        ({"path": ""}, "names no file"),
         ({"max_in_xcom": 0}, "from 1 to 100000"),
         ({"max_in_xcom": 10**6}, "from 1 to 100000"),
         ({"column": ""}, "column"),
+        ({"column": "None"}, "column"),
         ({"poll_interval": "1s"}, "poll_interval is 1s, but must be at least 5s"),
         ({"timeout": "soon"}, "timeout='soon' is not a duration"),
     ],
@@ -504,6 +560,15 @@ def test_templates_are_checked_once_they_are_rendered(amplitude, tmp_path):
     operator.path = f"{tmp_path}/a.txt"
     with pytest.raises(AirflowFailException, match=r"must end in \.csv"):
         operator.execute(a_context())
+
+
+@pytest.mark.parametrize("rendered", ["", " ", "None", None])
+def test_a_path_that_renders_to_nothing_does_not_send_ids_to_xcom(rendered, amplitude):
+    operator = an_export(path="{{ params.path }}")
+    operator.path = rendered
+    with pytest.raises(AirflowFailException, match="names no file"):
+        operator.execute(a_context())
+    assert amplitude.requests() == []
 
 
 def test_every_argument_that_can_be_a_template_is_one():

@@ -27,6 +27,7 @@ from airflow_amplitude_experiment.operators import (
     _groups,
 )
 from tests.builders import a_context as any_context
+from tests.watched import seen_requests
 
 KEY = "checkout-tests"
 PERSON, OTHER = "ada@example.com", "bob@example.com"
@@ -113,28 +114,6 @@ def slots_of(emulator):
 
 def an_id(emulator, key):
     return emulator.experiment(key)["id"]
-
-
-@contextlib.contextmanager
-def seen_requests(monkeypatch):
-    """Let a test do something right before or after one call of the task is sent."""
-
-    class Seen:
-        before = staticmethod(lambda call: None)
-        after = staticmethod(lambda call: None)
-
-    send = GuardedClient.send
-
-    def watched(self, call, **options):
-        Seen.before(call.endpoint)
-        try:
-            return send(self, call, **options)
-        finally:
-            Seen.after(call.endpoint)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GuardedClient, "send", watched)
-        yield Seen
 
 
 # --- creating a mutex group --------------------------------------------------------------------------------------
@@ -362,6 +341,21 @@ def test_the_members_of_a_holdout_group_count_too(amplitude):
     text = refused(create, slots=[{"percentage": 100, "holdouts": ["held"]}])
     assert "experiment running" in text
     assert "a member of holdout group held" in text
+
+
+def test_members_whose_list_shows_less_are_read_in_details(amplitude, monkeypatch):
+    hold_out(key="held-out", experiments=["running"], while_running=True)
+    create()
+    iterate = GuardedClient.iterate
+    hidden = {"holdouts.list": ("experiments",), "experiments.list": ("enabled", "evaluation_mode")}
+
+    def sparse(self, call):
+        for row in iterate(self, call):
+            yield row.model_copy(update=dict.fromkeys(hidden.get(call.endpoint, ())))
+
+    monkeypatch.setattr(GuardedClient, "iterate", sparse)
+    assert "running, enabled at 40 %, a member of holdout group held-out" in refused(slot, holdouts=["held-out"])
+    assert slot(experiments=["pricing"])["written"] is True
 
 
 def test_a_running_member_does_not_leave_either(amplitude):

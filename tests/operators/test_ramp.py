@@ -251,6 +251,47 @@ def test_a_second_try_of_an_experiments_ramp_counts_what_its_own_run_wrote(ampli
         later(a_context(try_number=2), own, **options)
 
 
+def a_chain_below(emulator, *changes, context=None):
+    """Ramp an experiment to 50 % from anything lower, in a run that raised it to 10 % and changed more of it since."""
+    emulator.add_experiment("checkout", enabled=True, rolloutPercentage=0)
+    emulator.change("checkout", rolloutPercentage=10)
+    own = a_record(emulator, "checkout")
+    for change in changes:
+        emulator.change("checkout", **change)
+    return later(context or a_context(), own, flag_key=None, experiment_key="checkout", percentage=50)
+
+
+def test_an_experiment_that_was_edited_while_it_was_off_is_switched_on(amplitude):
+    """A run that created it, and set its tags and who is included, before its first ramp."""
+    amplitude.add_experiment("checkout", enabled=False, rolloutPercentage=0)
+    for tags in (["a"], ["b"], ["c"]):
+        amplitude.change("checkout", tags=tags)
+    operator = AmplitudeRampRolloutOperator(task_id="r", experiment_key="checkout", percentage=10, enable=True)
+    assert operator.execute(a_context())["switched_on"] is True
+
+
+def test_an_experiment_that_stands_where_an_earlier_ramp_left_it_is_raised_whatever_else_was_edited(amplitude):
+    """Such as the users who are included, whose versions show no difference either."""
+    assert a_chain_below(amplitude, {"tags": ["a"]}, {"tags": ["b"]})["written"] is True
+
+
+def test_an_experiment_that_stands_below_where_an_earlier_ramp_left_it_stays_there(amplitude):
+    with pytest.raises(AirflowFailException, match="stands below the 10 % that this run raised it to"):
+        a_chain_below(amplitude, {"rolloutPercentage": 5})
+
+
+def test_an_experiment_that_was_switched_off_and_on_since_an_earlier_ramp_is_not_raised(amplitude):
+    with pytest.raises(AirflowFailException, match="was disabled in version"):
+        a_chain_below(amplitude, {"enabled": False}, {"enabled": True})
+
+
+@pytest.mark.parametrize("again", [{"try_number": 2}, {"clear_number": 1}], ids=["second try", "cleared"])
+def test_what_somebody_took_back_to_where_an_earlier_ramp_left_it_is_not_raised_again(amplitude, again):
+    """The first try raised it to 50 % and died."""
+    with pytest.raises(AirflowFailException, match="somebody may have lowered it"):
+        a_chain_below(amplitude, {"rolloutPercentage": 50}, {"rolloutPercentage": 10}, context=a_context(**again))
+
+
 def test_a_stop_before_somebody_pressed_trigger_does_not_refuse_the_retries_of_that_run(amplitude):
     """On Airflow 3.1 a run by hand may be dated long before it was started."""
     amplitude.change(KEY, rolloutPercentage=50)

@@ -226,8 +226,24 @@ def test_rows_of_one_column_need_no_name():
     assert ids([("a",), ["b"], {"user_id": "c"}]) == ["a", "b", "c"]
 
 
-def test_rows_of_several_columns_are_refused_with_the_names():
-    assert "2 columns (user_id, mail)" in refusal(from_values, [{"user_id": "a", "mail": SECRET}])
+def test_rows_of_several_columns_are_refused():
+    assert "row 1: 2 columns; name the one" in refusal(from_values, [{"user_id": "a", "mail": SECRET}])
+
+
+def test_a_mapping_by_id_in_a_list_is_refused_without_its_keys():
+    assert "row 1: 2 columns" in refusal(from_values, [{SECRET: "on", f"other-{SECRET}": "on"}])
+
+
+def test_a_data_frame_is_no_list_of_the_names_of_its_columns():
+    class DataFrame:
+        """As much of one as matters: it is gone through by the names of its columns."""
+
+        columns = ("user_id", "plan")
+
+        def __iter__(self):
+            return iter(self.columns)
+
+    assert "must be a list of user ids or of rows, but are a DataFrame" in refusal(from_values, DataFrame())
 
 
 def test_rows_of_several_values_without_names_are_refused():

@@ -9,14 +9,16 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, AssetAlias, BaseHook
 from airflow.providers.common.sql.hooks.sql import DbApiHook
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_amplitude_experiment.operators import (
     AmplitudeSyncVariantCohortsOperator,
     AmplitudeSyncVariantUsersOperator,
     _edit,
 )
+from airflow_amplitude_experiment.operators._assets import WRITES
 from tests.builders import a_context
 
 KEY = "beta"
@@ -166,6 +168,27 @@ def test_testers_stay_and_are_not_added(amplitude):
     record = sync(users=["new"], keep=["tester", "absent"])
     assert included(amplitude) == {"tester", "new"}
     assert record["kept"] == 1
+
+
+@pytest.mark.parametrize("operator", [AmplitudeSyncVariantUsersOperator, AmplitudeSyncVariantCohortsOperator])
+@pytest.mark.parametrize("nothing", [None, "None", ""])
+def test_testers_that_a_task_or_a_form_did_not_name_are_not_removed(amplitude, operator, nothing):
+    holds(amplitude, users=["tester"], cohorts=["tester"])
+    options = {"flag_key": KEY, "variant": "on", "mode": "replace", operator.side: ["new"]}
+    task = operator(task_id="sync", keep="{{ testers }}", **options)
+    task.render_template_fields({"testers": nothing})
+    with pytest.raises(AirflowFailException, match="keep rendered to nothing"):
+        task.execute(a_context())
+    assert not amplitude.requests()
+
+
+@pytest.mark.parametrize("nobody", [None, [], "[]", "{{ [] }}"])
+def test_that_nobody_is_kept_can_be_said(amplitude, nobody):
+    holds(amplitude, users=["gone"])
+    options = {"flag_key": KEY, "variant": "on", "mode": "replace", "users": ["new"]}
+    task = AmplitudeSyncVariantUsersOperator(task_id="sync", keep=nobody, **options)
+    task.render_template_fields({})
+    assert task.execute(a_context())["removed"] == 1
 
 
 def test_the_record_counts_and_names_nobody(amplitude):
@@ -448,7 +471,8 @@ def test_a_read_only_connection_tells_every_request_and_sends_none(amplitude, mo
 def test_a_403_for_ids_that_are_all_there_is_a_success(amplitude):
     """The answer is of contradictions D3; that they are there since the list was read is somebody else's work."""
     amplitude.fault("status", status=403, body="Not Modified", after=True, method="POST")
-    assert sync(users=["a", "b"])["after"] == 2
+    record = sync(users=["a", "b"])
+    assert (record["after"], record["written"]) == (2, True)
     assert sent(amplitude) == ["GET"] * 3 + ["POST", "GET", "GET"]
 
 
@@ -473,6 +497,16 @@ def test_a_lost_answer_costs_one_read_and_only_what_is_missing_is_sent_again(amp
     sync(users=people(150))
     assert sent(amplitude) == ["GET"] * 3 + ["POST", "GET", "POST", "GET"]
     assert len(included(amplitude)) == 150
+
+
+def test_what_a_lost_answer_wrote_counts_as_written_and_is_announced(amplitude):
+    amplitude.fault("cut_after", method="POST")
+    context = a_context() | {"outlet_events": OutletEventAccessors()}
+    record = sync(context, users=["a", "b"])
+    assert len(writes(amplitude)) == 1
+    assert (record["added"], record["written"]) == (2, True)
+    (event,) = context["outlet_events"][AssetAlias(WRITES)].asset_alias_events
+    assert event.dest_asset_key.uri == "amplitude-experiment://100001/flag/beta"
 
 
 # --- nobody is named (law 8) -------------------------------------------------------------------------------------
@@ -529,6 +563,10 @@ def test_what_can_be_no_id_is_refused_by_its_row_and_not_repeated(amplitude):
         ({"users": [True]}, "row 1: a bool"),
         ({"users": people(2001)}, "2,000"),
         ({"users": ["a"], "keep": [1.5]}, "keep: .*row 1"),
+        ({"users": ["a"], "keep": ""}, "keep"),
+        ({"sql": " ", "conn_id": "x"}, "sql"),
+        ({"sql": "select 1", "conn_id": ""}, "conn_id"),
+        ({"path": ""}, "path"),
     ],
 )
 def test_what_can_not_be_meant_is_refused_while_the_dag_is_parsed(options, match):
@@ -536,6 +574,24 @@ def test_what_can_not_be_meant_is_refused_while_the_dag_is_parsed(options, match
         AmplitudeSyncVariantUsersOperator(
             task_id="sync", **{"flag_key": KEY, "variant": "on", "mode": "replace", **options}
         )
+
+
+def test_rows_are_looked_at_when_their_column_is_known():
+    common = {"task_id": "sync", "flag_key": KEY, "variant": "on", "mode": "replace"}
+    AmplitudeSyncVariantUsersOperator(users=[{"id": "a"}], column="{{ params.column }}", **common)
+    with pytest.raises(ValueError, match="no row has a column 'uid'"):
+        AmplitudeSyncVariantUsersOperator(users=[{"id": "a"}], column="uid", **common)
+
+
+def test_a_set_has_the_same_order_at_every_parse():
+    ids = {"d", "a", "c", "b"}
+    users = AmplitudeSyncVariantUsersOperator(
+        task_id="users", flag_key=KEY, variant="on", mode="add", users=ids, keep=frozenset(ids)
+    )
+    cohorts = AmplitudeSyncVariantCohortsOperator(
+        task_id="cohorts", flag_key=KEY, variant="on", mode="add", cohorts=ids
+    )
+    assert users.users == users.keep == cohorts.cohorts == ["a", "b", "c", "d"]
 
 
 def test_there_is_no_default_mode():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -13,11 +12,11 @@ from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_amplitude_experiment.api._call import find_endpoint
-from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.operators import AmplitudeUpdateOperator, _edit
 from airflow_amplitude_experiment.operators._assets import WRITES
 from airflow_amplitude_experiment.operators.update import FIELDS
 from tests.builders import a_context, a_segment
+from tests.watched import Killed, dying, seen_requests
 
 KEY = "new-checkout"
 EXPERIMENT = "search-ranking"
@@ -523,10 +522,6 @@ def test_what_was_written_is_announced_as_an_asset(amplitude):
     assert announced == [[f"amplitude-experiment://100001/flag/{KEY}"], []]
 
 
-class Killed(BaseException):
-    """The worker died."""
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_task_that_died_at_any_request_ends_in_the_same_state_when_it_is_run_again(amplitude, monkeypatch, when):
     asked = {
@@ -539,22 +534,13 @@ def test_a_task_that_died_at_any_request_ends_in_the_same_state_when_it_is_run_a
         "reshuffle": "a test",
     }
 
-    def die(call):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise Killed
-
     there = amplitude.state(keys=True)
     update_experiment(**asked)
     once, requests = standing(amplitude), len(amplitude.requests())
     for step in range(1, requests + 1):
         amplitude.load_state(there)
-        left = step
-        with seen_requests(monkeypatch) as seen:
-            setattr(seen, when, die)
-            with pytest.raises(Killed):
-                update_experiment(**asked)
+        with dying(monkeypatch, step, when), pytest.raises(Killed):
+            update_experiment(**asked)
         update_experiment(a_context(try_number=2), **asked)
         assert standing(amplitude) == once, f"killed {when} request {step}"
 
@@ -664,33 +650,6 @@ def test_results_of_other_tasks_are_waited_for():
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
-
-
-class Seen:
-    """What to do before and after each request of the client."""
-
-    def before(self, call):
-        pass
-
-    def after(self, call):
-        pass
-
-
-@contextmanager
-def seen_requests(monkeypatch):
-    """Look over the client's shoulder: ``before`` and ``after`` are called with each endpoint's name."""
-    seen, original = Seen(), GuardedClient._send
-
-    def send(self, call):
-        seen.before(call.endpoint)
-        try:
-            return original(self, call)
-        finally:
-            seen.after(call.endpoint)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GuardedClient, "_send", send)
-        yield seen
 
 
 def standing(emulator):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import contextmanager
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_amplitude_experiment.hooks.guard import GuardedClient
 from airflow_amplitude_experiment.operators import AmplitudeSetVariantWeightsOperator, _edit
 from tests.builders import a_context, a_segment
+from tests.watched import Killed, dying
 
 KEY = "search-ranking"
 EVEN = {"control": 1, "treatment": 1}
@@ -248,30 +247,6 @@ def test_a_backfill_writes_nothing_and_asks_nothing(amplitude):
     with pytest.raises(AirflowSkipException, match="backfill"):
         set_weights(WANTED, a_context(run_type="backfill"))
     assert sent(amplitude) == []
-
-
-class Killed(BaseException):
-    """The worker died."""
-
-
-@contextmanager
-def dying(monkeypatch, step, when):
-    """Let the worker die before or after its request of this number."""
-    original, count = GuardedClient._send, 0
-
-    def send(self, call):
-        nonlocal count
-        count += 1
-        if (count, when) == (step, "before"):
-            raise Killed
-        answer = original(self, call)
-        if (count, when) == (step, "after"):
-            raise Killed
-        return answer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GuardedClient, "_send", send)
-        yield
 
 
 SOME = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 4), min_size=3, max_size=3)

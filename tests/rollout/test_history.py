@@ -70,9 +70,22 @@ def test_a_write_that_shows_in_the_versions_explains_no_other(record):
     assert stopped(a_version(1, -1), a_version(2, 1), found=an_experiment(), own=[record])
 
 
-@pytest.mark.parametrize("record", [{"created": True, "enabled": False}, {"adopted": True, "updated": ["tags"]}])
-def test_what_a_create_wrote_unseen_is_explained(record):
+def test_what_an_update_of_a_live_experiment_wrote_unseen_is_explained():
+    record = {"adopted": True, "updated": ["tags"], "enabled": True}
     assert stopped(a_version(1, -1), a_version(2, 1), found=an_experiment(), own=[record]) is None
+
+
+def test_what_was_changed_while_it_was_off_took_nothing_from_anybody():
+    """A create's second call, tags, who is included: all before the run switches it on."""
+    history = [a_version(1, 1, enabled=False), a_version(2, 2, enabled=False), a_version(3, 3, enabled=False)]
+    assert stopped(*history, found=an_experiment(enabled=False)) is None
+    assert stopped(*history, a_version(4, 4), found=an_experiment()) is None
+
+
+@pytest.mark.parametrize("record", [{"created": True, "enabled": False}, {"updated": ["tags"], "enabled": False}])
+def test_what_was_written_while_it_was_off_hides_no_lowering_later(record):
+    history = [a_version(1, 1, enabled=False), a_version(2, 2, enabled=False), a_version(3, 3), a_version(4, 4)]
+    assert "somebody may have lowered it" in (stopped(*history, found=an_experiment(), own=[record]) or "")
 
 
 def test_a_lowering_that_this_run_was_asked_for_is_not_somebodys_stop():

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_amplitude_experiment.api import AmplitudeAuthError, AmplitudeNotFound, _retry
+from airflow_amplitude_experiment.api import AmplitudeAuthError, AmplitudeNotFound, AmplitudeServerError, _retry
 from airflow_amplitude_experiment.triggers import _moments
 from airflow_amplitude_experiment.triggers import cohort as module
 from airflow_amplitude_experiment.triggers._events import validated
@@ -145,10 +146,17 @@ def test_what_passes_delays_the_next_look_and_is_said_once(fault, waits, amplitu
     assert sum("The wait goes on" in each.getMessage() for each in caplog.records) == 1
 
 
-def test_what_does_not_pass_in_time_ends_the_wait(amplitude, export, clock):
-    amplitude.fault("status", status=503, times=None)
-    assert fired(a_trigger(export)) == told(export, "JOB INPROGRESS")
+def test_what_has_not_passed_in_time_is_what_ended_the_wait(amplitude, export, clock):
+    amplitude.fault("status", status=503, body="because", times=None)
+    with pytest.raises(AmplitudeServerError, match="because"):
+        validated(fired(a_trigger(export)), *FIELDS)
     assert clock.moment == NOW + 60 * MINUTE
+
+
+def test_a_look_opens_a_client_without_reading_certificates_again(amplitude, export, monkeypatch):
+    fired(a_trigger(export))
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", None)  # the 50 ms for which others would wait
+    assert fired(a_trigger(export)) == told(export, "JOB COMPLETED")
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, AmplitudeAuthError), (404, AmplitudeNotFound)])
