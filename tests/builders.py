@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from airflow_amplitude_experiment.api.models import Experiment, Flag, Version
+
+if TYPE_CHECKING:
+    from airflow_amplitude_experiment.emulator import Emulator
 
 RUN_AFTER = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -107,3 +112,17 @@ def a_context(
             conf={},
         )
     return context
+
+
+def a_context_of_an_hour_ago(**options: Any) -> dict[str, Any]:
+    """The context of a run that was due, and began, an hour ago."""
+    context = a_context(**options)
+    if "dag_run" in context:
+        context["dag_run"].run_after = context["dag_run"].start_date = datetime.now(UTC) - timedelta(hours=1)
+    return context
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, emulator: Emulator, **extra: Any) -> None:
+    """Let the default connection lead to an emulator, at a pace that no test waits for."""
+    connection = emulator.airflow_connection(**{"requests_per_second": 1000, **extra})
+    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", connection)

@@ -6,9 +6,8 @@ Airflow's XComs and task states, each read for the own map index only: a mapped 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ._base import given
 
@@ -27,8 +26,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """What of a run decides whether a task could undo somebody's stop (law 9).
 
     :param by_hand: a person started it.

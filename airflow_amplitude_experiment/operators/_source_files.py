@@ -14,6 +14,7 @@ from typing import Any
 from ._source_rows import ROWS_AT_ONCE, NotAnId, What, parsed, position
 
 LONGEST_LINE = 1_000_000
+BYTES_AT_ONCE = 1 << 16
 
 
 def csv_rows(
@@ -79,8 +80,8 @@ def parquet_cells(file: Any, column: str | None, *, where: str, what: What) -> I
             "(or write the ids as .csv or .jsonl)"
         ) from error
 
-    # With a buffer it reads as it goes; without, a whole column of a row group at once.
-    table = parquet.ParquetFile(file, buffer_size=LONGEST_LINE)
+    # With a buffer of its own it reads as it goes; else a whole column of a row group at once.
+    table = parquet.ParquetFile(file, buffer_size=BYTES_AT_ONCE, pre_buffer=False)
     schema = table.schema_arrow
     at = position(schema.names, column, f"{where} has", what=what)
     if types.is_floating(schema.types[at]) and not types.is_float64(schema.types[at]):

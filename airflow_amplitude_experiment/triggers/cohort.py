@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -19,16 +19,11 @@ from airflow_amplitude_experiment.api import AmplitudeError
 from airflow_amplitude_experiment.hooks._analytics_reading import IN_PROGRESS
 
 from ._events import error_event
-from .end_date import LOOKUPS, PASSING, after_failure
+from .end_date import LOOKUPS, PASSING, after_failure, now
 
 FIELDS = ("request_id", "requested_at", "status", "until")
 
 sleep = asyncio.sleep
-
-
-def now() -> datetime:
-    """Tell the time, in UTC."""
-    return datetime.now(UTC)
 
 
 class Wait:

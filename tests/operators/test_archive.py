@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 
 from airflow_amplitude_experiment.hooks import lookup
 from airflow_amplitude_experiment.operators import AmplitudeArchiveOperator, _edit, _past
-from tests.builders import a_context
+from tests.builders import a_context, connect
 from tests.watched import Killed, dying
 
 KEY = "new-checkout"
@@ -29,11 +29,6 @@ def amplitude(amplitude_emulator, monkeypatch):
     amplitude_emulator.add_flag(KEY)
     amplitude_emulator.clear_requests()
     return amplitude_emulator
-
-
-def connect(monkeypatch, emulator, **extra):
-    extra = {"requests_per_second": 1000, **extra}
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", emulator.airflow_connection(**extra))
 
 
 def archive(context=None, **options):

@@ -22,7 +22,7 @@ from airflow_amplitude_experiment.operators import (
     ramp,
 )
 from airflow_amplitude_experiment.operators._assets import WRITES, announce, asset_uri
-from tests.builders import a_context
+from tests.builders import a_context, connect
 from tests.dags import loaded
 
 ALIAS = AssetAlias("amplitude-experiment-writes")
@@ -64,11 +64,6 @@ def amplitude(amplitude_emulator, monkeypatch):
     amplitude_emulator.add_flag("new-checkout", enabled=True, rolloutPercentage=10)
     amplitude_emulator.add_flag("off", enabled=False, rolloutPercentage=0)
     return amplitude_emulator
-
-
-def connect(monkeypatch, emulator, **extra):
-    connection = emulator.airflow_connection(requests_per_second=1000, **extra)
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", connection)
 
 
 @pytest.fixture

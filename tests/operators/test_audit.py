@@ -91,17 +91,6 @@ def kept(place):
     return [json.loads(path.read_text()) for path in sorted(place.rglob("*.json"), key=lambda path: path.name)]
 
 
-@pytest.fixture
-def told(caplog):
-    """Return the audit lines of the log."""
-    caplog.set_level(logging.INFO)
-    return lambda: [
-        json.loads(each.getMessage().removeprefix("AUDIT "))
-        for each in caplog.records
-        if each.getMessage().startswith("AUDIT ")
-    ]
-
-
 def patches(emulator):
     return [request["body"] for request in emulator.requests() if request["method"] == "PATCH"]
 

@@ -20,8 +20,8 @@ from airflow_amplitude_experiment.operators import (
     _creation,
 )
 from airflow_amplitude_experiment.operators._described import ARGUMENTS, PATCH_FIELDS, POST_FIELDS
-from tests.builders import a_context as any_context
-from tests.builders import a_segment
+from tests.builders import a_context_of_an_hour_ago as a_context
+from tests.builders import a_segment, connect
 from tests.watched import Killed, dying, seen_requests
 
 KEY = "new-checkout"
@@ -60,19 +60,6 @@ def amplitude(amplitude_emulator, monkeypatch):
         monkeypatch.setattr(operator, "log", logging.getLogger("tests.create"))
     connect(monkeypatch, amplitude_emulator)
     return amplitude_emulator
-
-
-def connect(monkeypatch, emulator, **extra):
-    extra = {"requests_per_second": 1000, **extra}
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", emulator.airflow_connection(**extra))
-
-
-def a_context(**options):
-    """The context of a run that was due an hour ago."""
-    context = any_context(**options)
-    if "dag_run" in context:
-        context["dag_run"].run_after = context["dag_run"].start_date = datetime.now(UTC) - timedelta(hours=1)
-    return context
 
 
 def create(context=None, **options):

@@ -22,7 +22,7 @@ from airflow_amplitude_experiment.operators import (
     _edit,
 )
 from tests.builders import a_context as any_context
-from tests.builders import a_segment
+from tests.builders import a_segment, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's own libraries warn of their age
 KEY = "checkout-test"
@@ -56,11 +56,6 @@ def running(amplitude):
     amplitude.add_experiment(KEY, **RUNNING)
     amplitude.clear_requests()
     return amplitude
-
-
-def connect(monkeypatch, emulator, **extra):
-    extra = {"requests_per_second": 1000, **extra}
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", emulator.airflow_connection(**extra))
 
 
 def a_context(**options):

@@ -18,7 +18,8 @@ from airflow_amplitude_experiment.api import AmplitudeConnectionError
 from airflow_amplitude_experiment.emulator import shapes
 from airflow_amplitude_experiment.hooks.freeze import VARIABLE
 from airflow_amplitude_experiment.operators import AmplitudeAssignDeploymentsOperator, _edit
-from tests.builders import a_context as any_context
+from tests.builders import a_context_of_an_hour_ago as a_context
+from tests.builders import connect
 
 KEY = "new-checkout"
 WEB, APP, OLD, FOREIGN = "31", "32", "33", "41"
@@ -50,19 +51,6 @@ def amplitude(amplitude_emulator, monkeypatch):
     amplitude_emulator.add_flag(KEY, enabled=True, rollout_percentage=10, deployments=[WEB])
     connect(monkeypatch, amplitude_emulator)
     return amplitude_emulator
-
-
-def connect(monkeypatch, emulator, **extra):
-    connection = emulator.airflow_connection(requests_per_second=1000, **extra)
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", connection)
-
-
-def a_context(**options):
-    """The context of a run that was due an hour ago."""
-    context = any_context(**options)
-    if "dag_run" in context:
-        context["dag_run"].run_after = context["dag_run"].start_date = datetime.now(UTC) - timedelta(hours=1)
-    return context
 
 
 def assign(*names, context=None, **options):

@@ -72,17 +72,6 @@ def editing(amplitude, monkeypatch):
 
 
 @pytest.fixture
-def told(caplog):
-    """Return the audit lines of the log."""
-    caplog.set_level(logging.INFO)
-    return lambda: [
-        json.loads(each.getMessage().removeprefix("AUDIT "))
-        for each in caplog.records
-        if each.getMessage().startswith("AUDIT ")
-    ]
-
-
-@pytest.fixture
 def context():
     return a_context() | {"outlet_events": OutletEventAccessors()}
 

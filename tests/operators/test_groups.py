@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, Variable
@@ -26,7 +26,8 @@ from airflow_amplitude_experiment.operators import (
     _edit,
     _groups,
 )
-from tests.builders import a_context as any_context
+from tests.builders import a_context_of_an_hour_ago as a_context
+from tests.builders import connect
 from tests.watched import seen_requests
 
 KEY = "checkout-tests"
@@ -54,19 +55,6 @@ def amplitude(amplitude_emulator, monkeypatch):
     amplitude_emulator.add_experiment("running", evaluation_mode="remote", enabled=True, rollout_percentage=40)
     connect(monkeypatch, amplitude_emulator)
     return amplitude_emulator
-
-
-def connect(monkeypatch, emulator, **extra):
-    connection = emulator.airflow_connection(requests_per_second=1000, **extra)
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", connection)
-
-
-def a_context(**options):
-    """The context of a run that was due an hour ago."""
-    context = any_context(**options)
-    if "dag_run" in context:
-        context["dag_run"].run_after = context["dag_run"].start_date = datetime.now(UTC) - timedelta(hours=1)
-    return context
 
 
 def create(context=None, **options):

@@ -640,8 +640,14 @@ class Table:
 def parquet(tmp_path, monkeypatch):
     def holds(columns, kind="string"):
         table = Table(columns, kind)
+
+        def opened(file, *, buffer_size, pre_buffer):
+            assert buffer_size
+            assert not pre_buffer, "pyarrow would read a row group's whole column"
+            return table
+
         pyarrow = ModuleType("pyarrow")
-        pyarrow.parquet = SimpleNamespace(ParquetFile=lambda file, buffer_size: table)
+        pyarrow.parquet = SimpleNamespace(ParquetFile=opened)
         pyarrow.types = SimpleNamespace(
             is_floating=lambda kind: kind in ("float", "double"), is_float64=lambda kind: kind == "double"
         )

@@ -19,7 +19,7 @@ from airflow_amplitude_experiment.operators import (
     _edit,
 )
 from airflow_amplitude_experiment.operators._assets import WRITES
-from tests.builders import a_context
+from tests.builders import a_context, connect
 
 KEY = "beta"
 FREEZE = "AIRFLOW_VAR_AMPLITUDE_EXPERIMENT_FREEZE"
@@ -37,11 +37,6 @@ def amplitude(amplitude_emulator, monkeypatch):
     connect(monkeypatch, amplitude_emulator)
     holds(amplitude_emulator, "add_flag")
     return amplitude_emulator
-
-
-def connect(monkeypatch, emulator, **extra):
-    extra = {"requests_per_second": 1000, **extra}
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", emulator.airflow_connection(**extra))
 
 
 def holds(emulator, how="change", *, users=(), others=(), cohorts=(), other_cohorts=(), **fields):

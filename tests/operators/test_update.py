@@ -15,7 +15,7 @@ from airflow_amplitude_experiment.api._call import find_endpoint
 from airflow_amplitude_experiment.operators import AmplitudeUpdateOperator, _edit
 from airflow_amplitude_experiment.operators._assets import WRITES
 from airflow_amplitude_experiment.operators.update import FIELDS
-from tests.builders import a_context, a_segment
+from tests.builders import a_context, a_segment, connect
 from tests.watched import Killed, dying, seen_requests
 
 KEY = "new-checkout"
@@ -40,11 +40,6 @@ def amplitude(amplitude_emulator, monkeypatch):
     add_experiment(amplitude_emulator, EXPERIMENT, **LIVE)
     amplitude_emulator.clear_requests()
     return amplitude_emulator
-
-
-def connect(monkeypatch, emulator, **extra):
-    extra = {"requests_per_second": 1000, **extra}
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", emulator.airflow_connection(**extra))
 
 
 def add_experiment(emulator, key, **fields):

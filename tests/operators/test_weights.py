@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_amplitude_experiment.operators import AmplitudeSetVariantWeightsOperator, _edit
-from tests.builders import a_context, a_segment
+from tests.builders import a_context, a_segment, connect
 from tests.watched import Killed, dying
 
 KEY = "search-ranking"
@@ -34,11 +34,6 @@ def amplitude(amplitude_emulator, monkeypatch):
     amplitude_emulator.add_experiment(KEY, variants=variants, rolloutWeights=EVEN)
     amplitude_emulator.clear_requests()
     return amplitude_emulator
-
-
-def connect(monkeypatch, emulator, **extra):
-    extra = {"requests_per_second": 1000, **extra}
-    monkeypatch.setenv("AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT", emulator.airflow_connection(**extra))
 
 
 def set_weights(weights, context=None, **options):
