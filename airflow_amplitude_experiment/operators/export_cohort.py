@@ -183,7 +183,7 @@ class AmplitudeExportCohortOperator(BaseOperator):
         """Return the export of an earlier try and how it stands, if it is still of use."""
         from airflow_amplitude_experiment.api import errors
         from airflow_amplitude_experiment.hooks._analytics_reading import COMPLETED, IN_PROGRESS
-        from airflow_amplitude_experiment.triggers.end_date import PASSING
+        from airflow_amplitude_experiment.triggers._moments import PASSING
 
         from ._export import Memory
 
@@ -267,8 +267,8 @@ class AmplitudeExportCohortOperator(BaseOperator):
 
     def _wait(self, asked: Asked, until: datetime) -> str:
         """Wait until the export is no longer in progress, or the time is up; return how it stands."""
+        from airflow_amplitude_experiment.triggers._moments import PASSING
         from airflow_amplitude_experiment.triggers.cohort import Wait
-        from airflow_amplitude_experiment.triggers.end_date import PASSING
 
         first = now() + self.poll_interval
         if self.deferrable:

@@ -33,8 +33,8 @@ from airflow_amplitude_experiment.api import (
 )
 from airflow_amplitude_experiment.rollout import history
 
+from ._moments import PASSING, after_failure, now
 from ._what_changed import describe, kind_of
-from .end_date import PASSING, after_failure
 
 if TYPE_CHECKING:
     from airflow_amplitude_experiment.api.models import FlagConfig, Version
@@ -62,11 +62,6 @@ WAITING = (AmplitudeError, RolloutRefused, ValueError, AirflowException, Airflow
 CALLS: dict[str, Any] = {"flag": flags, "experiment": experiments}
 
 sleep = asyncio.sleep
-
-
-def now() -> datetime:
-    """Tell the time, in UTC."""
-    return datetime.now(UTC)
 
 
 class Cursor:

@@ -19,7 +19,7 @@ from airflow_amplitude_experiment.api import AmplitudeError
 from airflow_amplitude_experiment.hooks._analytics_reading import IN_PROGRESS
 
 from ._events import error_event
-from .end_date import LOOKUPS, PASSING, after_failure, now
+from ._moments import LOOKUPS, PASSING, after_failure, now
 
 FIELDS = ("request_id", "requested_at", "status", "until")
 

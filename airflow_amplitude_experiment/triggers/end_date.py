@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_amplitude_experiment.api import RolloutRefused
 
-from ._moments import LOOKUPS as LOOKUPS
-from ._moments import PASSING as PASSING
-from ._moments import after_failure as after_failure
 from ._verdict import Verdict
 from ._wait import AmplitudeWaitTrigger
 

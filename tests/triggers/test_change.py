@@ -17,9 +17,9 @@ import pytest
 from airflow_amplitude_experiment.api import _retry
 from airflow_amplitude_experiment.api.models import FlagConfig, Version
 from airflow_amplitude_experiment.triggers import change as module
+from airflow_amplitude_experiment.triggers._moments import after_failure
 from airflow_amplitude_experiment.triggers._what_changed import fields_changed, in_words
 from airflow_amplitude_experiment.triggers.change import SETTLE, AmplitudeChangeTrigger, Cursor
-from airflow_amplitude_experiment.triggers.end_date import after_failure
 
 KEY = "new-checkout"
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
