@@ -7,7 +7,9 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
 from urllib.parse import urlsplit
@@ -131,7 +133,7 @@ class Client(_Base):
 
     def _attempt(self, exchange: Exchange[T]) -> T:
         time.sleep(self._pace.reserve())
-        with exchange.watched():
+        with self._pace.answered(), exchange.watched():
             response = self._http.send(exchange.request(self._http), stream=True)
             try:
                 with exchange.answering(response):
@@ -187,7 +189,7 @@ class AsyncClient(_Base):
 
     async def _attempt(self, exchange: Exchange[T]) -> T:
         await asyncio.sleep(self._pace.reserve())
-        with exchange.watched():
+        with self._pace.answered(), exchange.watched():
             response = await self._http.send(exchange.request(self._http), stream=True)
             try:
                 with exchange.answering(response):
@@ -208,6 +210,10 @@ class AsyncClient(_Base):
 class Pace:
     """Spreads requests evenly: at most so many a second, none in a burst. Safe between threads.
 
+    Amplitude counts a request when it arrives, which is some time between its start and its answer. So a place is
+    free again a second after the *answer*: however late single ones arrive, no second holds more than it may. Of
+    requests that are under way together only the starts are spread.
+
     :param requests_per_second: ``None`` for no limit.
     :raises ValueError: not more than 0.
     """
@@ -216,6 +222,9 @@ class Pace:
         if requests_per_second is not None:
             _refuse_unless_positive("requests_per_second", requests_per_second)
         self._interval = 1 / requests_per_second if requests_per_second else 0.0
+        places = max(1, int(requests_per_second or 1))
+        self._round = places * self._interval
+        self._free = deque([0.0] * places, maxlen=places)
         self._next = 0.0
         self._lock = threading.Lock()
 
@@ -223,9 +232,18 @@ class Pace:
         """Take the next place and return the seconds to wait for it."""
         with self._lock:
             now = time.monotonic()
-            place = max(now, self._next)
+            place = max(now, self._next, self._free.popleft() if self._free else now)
             self._next = place + self._interval
             return place - now
+
+    @contextmanager
+    def answered(self) -> Iterator[None]:
+        """Give the place back for the next round, once its request has come to an end."""
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._free.append(time.monotonic() + self._round)
 
 
 def _refuse_wrong_settings(api_key: str, region: str, dialect: str, timeout: float) -> None:
