@@ -1,12 +1,15 @@
-"""Somebody edits a flag or an experiment in Amplitude's app; the channel reads what and who.
+"""Somebody edits a flag or an experiment in Amplitude's app, and a Slack channel reads what and who.
 
-Nothing is polled by this DAG: its asset is watched by a trigger, one request a minute for however many objects. The
-task goes through all events that started its run, because Airflow may give a run several, and drops what it was told
-before: a change may come twice, and is known by its object and version.
+The asset is watched by a trigger, one request a minute for however many objects. Airflow may hand a run several events,
+and a change may come twice: the first task goes through all of them, and drops what is the same version of the same
+object. Needs the connections ``amplitude_experiment_default`` and ``slack``, and a triggerer without ``--queues``.
 """
 
+from datetime import timedelta
+from html import escape
 from typing import Any
 
+from airflow.providers.slack.operators.slack import SlackAPIPostOperator
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 
 from airflow_amplitude_experiment.triggers import AmplitudeChangeTrigger
@@ -22,27 +25,29 @@ CHANGES = Asset(
         )
     ],
 )
+IN_ONE_MESSAGE = 20
 
 with DAG(
     dag_id="tell_who_changed_what",
-    description="Tell a channel who changed what in Amplitude",
+    description="Tell a Slack channel who changed what in Amplitude",
     schedule=[CHANGES],
     catchup=False,
     max_active_runs=16,  # with 1, Airflow holds back what changes while a run is under way: docs/changes.md
-    # No dagrun_timeout: it would drop what a run has to tell while the channel is down.
+    # No dagrun_timeout: it would drop what a run has to tell while Slack is down.
+    default_args={"retries": 5, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True},
     tags=["amplitude", "watch"],
 ) as dag:
 
-    @task(retries=3)
-    def tell(triggering_asset_events: Any) -> list[str]:
-        """Tell each change once, the oldest first."""
+    @task
+    def messages(triggering_asset_events: Any) -> list[str]:
+        """Return each change once, the oldest first, as texts for Slack."""
         changes: dict[tuple[str, str, int], dict[str, Any]] = {}
         for event in triggering_asset_events[CHANGES]:
             for change in event.extra["payload"]["changes"]:
                 changes[change["project_id"], change["id"], change["to_version"]] = change
-        lines = [change["text"] for change in sorted(changes.values(), key=lambda change: change["at"] or "")]
-        for line in lines:
-            print(line)  # or SlackWebhookHook(slack_webhook_conn_id="…").send(text=line)
-        return lines
+        ordered = sorted(changes.values(), key=lambda change: change["at"] or "")
+        lines = [escape(change["text"], quote=False) for change in ordered]  # Slack would take <!here> for a mention
+        return ["\n".join(lines[at : at + IN_ONE_MESSAGE]) for at in range(0, len(lines), IN_ONE_MESSAGE)]
 
-    tell()
+    tell = SlackAPIPostOperator.partial(task_id="tell", slack_conn_id="slack", channel="#experiments")
+    tell.expand(text=messages())

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import runpy
 import time
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +21,6 @@ from airflow_amplitude_experiment.triggers.change import SETTLE, AmplitudeChange
 KEY = "new-checkout"
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-EXAMPLE = Path(__file__).parents[2] / "example_dags" / "tell_who_changed_what.py"
 
 
 class StopWatchingError(BaseException):
@@ -515,25 +511,3 @@ def test_airflow_knows_the_trigger_of_a_watcher_again_at_the_next_parse():
 def test_an_argument_that_cannot_be_meant_is_refused_at_parse_time(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         AmplitudeChangeTrigger(**options)
-
-
-# --- the example -------------------------------------------------------------------------------------------
-
-
-def test_the_example_tells_what_airflow_gathered_once_the_oldest_first():
-    def event(*numbers):
-        changes = [
-            {"project_id": "1", "id": "2", "to_version": number, "at": f"2026-11-20T12:0{number}:00.000Z"}
-            | {"text": f"version {number}"}
-            for number in numbers
-        ]
-        return SimpleNamespace(extra={"from_trigger": True, "payload": {"changes": changes}})
-
-    example = runpy.run_path(str(EXAMPLE))
-    gathered = defaultdict(list, {example["CHANGES"].name: [event(3, 2), event(2), event(1)]})
-
-    class Events:
-        def __getitem__(self, asset):
-            return gathered[asset.name]
-
-    assert example["tell"].function(triggering_asset_events=Events()) == ["version 1", "version 2", "version 3"]
