@@ -27,7 +27,7 @@ from airflow_amplitude_experiment.operators import (
     AmplitudeSyncVariantCohortsOperator, AmplitudeSyncVariantUsersOperator, AmplitudeUpdateHoldoutGroupOperator,
     AmplitudeUpdateMutexSlotOperator, AmplitudeUpdateOperator,
 )
-from airflow_amplitude_experiment.sensors import AmplitudeEndDateSensor
+from airflow_amplitude_experiment.sensors import AmplitudeEndDateSensor, AmplitudeStateSensor
 
 with DAG("everything", schedule="@daily", start_date=datetime(2026, 1, 1), params={"id": "1", "p": 5}) as dag:
     @task
@@ -50,7 +50,10 @@ with DAG("everything", schedule="@daily", start_date=datetime(2026, 1, 1), param
     AmplitudeRampRolloutOperator(task_id="ramp", flag_key="a", percentage="{{ params.p }}")
     AmplitudeRampRolloutOperator.partial(task_id="ramps", percentage=5).expand(flag_key=["a", "b"])
     AmplitudeKillSwitchOperator(task_id="kill", keys=["a"])
-    AmplitudeEndDateSensor(task_id="end", experiment_key="b")
+    AmplitudeEndDateSensor(task_id="end", experiment_key="b", deadline="{{ params.id }}")
+    AmplitudeStateSensor(task_id="until", flag_key="a", until={"percentage": "{{ params.p }}", "tags": ["b", "a"]})
+    AmplitudeStateSensor.partial(task_id="each", until={"enabled": True}).expand(flag_key=["a", "b"])
+    AmplitudeStateSensor(task_id="asked", flag_key="a", until_callable=lambda found, context: True, deferrable=False)
     AmplitudeSyncVariantUsersOperator(task_id="users", flag_key="a", variant="on", users=find(), mode="add")
     AmplitudeSyncVariantUsersOperator(
         task_id="query", flag_key="a", variant="on", sql="SELECT id FROM x WHERE p = %(p)s", conn_id="warehouse",

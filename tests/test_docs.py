@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
+
+from airflow_amplitude_experiment.triggers._what_changed import in_words
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,9 +31,9 @@ def test_code_that_is_shown_compiles(code):
 
 
 @pytest.mark.parametrize(
-    "code", [block for block in BLOCKS if re.search(r"staged_rollout\(|Operator\(", block.values[0])]
+    "code", [block for block in BLOCKS if re.search(r"staged_rollout\(|(Operator|Sensor|Watcher)\(", block.values[0])]
 )
-def test_a_rollout_or_an_operator_that_is_shown_makes_a_dag(code):
+def test_what_is_shown_of_a_dag_makes_one(code):
     names = {}
     with DAG("around", schedule=None):
         exec(compile(code, "shown", "exec"), names)
@@ -41,3 +44,9 @@ def test_a_rollout_or_an_operator_that_is_shown_makes_a_dag(code):
 @pytest.mark.parametrize(("page", "link"), LINKS)
 def test_a_link_leads_to_a_file(page, link):
     assert (page.parent / link).exists()
+
+
+def test_the_event_that_is_shown_is_worded_as_the_trigger_words_it():
+    (shown,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "changes.md").read_text(), re.DOTALL)
+    (change,) = json.loads(shown)["changes"]
+    assert change["text"] == in_words(change)

@@ -27,6 +27,7 @@ from {PACKAGE}.rollout import *
 from {PACKAGE}.api import flags
 
 with DAG("rollout"):
+    AmplitudeStateSensor(task_id="until", flag_key="f", until={{"percentage": 50}})
     query = "select 1 where at between %(stage_start)s and %(stage_end)s"
     rate = SqlGuardrail("rate", sql=query, conn_id="warehouse", harm="decrease", mde="10%")
     staged_rollout(flag_key="f", plan=RolloutPlan.parse("1% 1h, 10% 1d, 100%"), guardrails=[rate])
@@ -82,7 +83,14 @@ def test_pytest_loads_nothing_for_the_fixture_until_it_is_used() -> None:
 
 @pytest.mark.parametrize(
     "names",
-    ["operators import *", "sensors import *", "rollout import *", "hooks import *", "ui.links import *"],
+    [
+        "operators import *",
+        "sensors import *",
+        "triggers import *",
+        "rollout import *",
+        "hooks import *",
+        "ui.links import *",
+    ],
 )
 def test_naming_what_a_dag_file_names_loads_no_model_no_client_and_nothing_heavy(names: str) -> None:
     modules = loaded(f"from {PACKAGE}.{names}", after=AIRFLOW)
@@ -127,7 +135,8 @@ PUBLIC = {
     "AmplitudeUpdateOperator AmplitudeSetVariantWeightsOperator AmplitudeDecideExperimentOperator "
     "AmplitudeArchiveOperator AmplitudeCreateMutexGroupOperator AmplitudeUpdateMutexSlotOperator "
     "AmplitudeCreateHoldoutGroupOperator AmplitudeUpdateHoldoutGroupOperator AmplitudeAssignDeploymentsOperator",
-    "sensors": "AmplitudeEndDateSensor",
+    "sensors": "AmplitudeEndDateSensor AmplitudeStateSensor",
+    "triggers": "AmplitudeChangeTrigger AmplitudeStateTrigger AmplitudeEndDateTrigger",
     "rollout": "RolloutPlan Stage Window staged_rollout SqlGuardrail SampleRatioGuardrail ThresholdGuardrail "
     "ChartGuardrail RolloutRefused",
     "emulator": "Emulator",

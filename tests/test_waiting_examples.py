@@ -77,6 +77,7 @@ def test_slack_hears_what_becomes_of_an_experiment(airflow_db, amplitude, slack,
 
 
 def test_slack_hears_of_an_experiment_that_is_archived_without_a_decision(airflow_db, amplitude, slack, in_the_app):
+    pytest.importorskip("airflow.triggers.shared_stream", reason="here dag.test() tells no callback what went wrong")
     in_the_app += [lambda: amplitude.change(KEY, archive=True)]
     run = an_example(airflow_db, "follow_experiment").test(run_conf={"experiment": KEY})
     assert str(run.state) == "failed"
