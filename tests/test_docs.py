@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk import DAG
 
+from airflow_amplitude_experiment.triggers._until import Until
 from airflow_amplitude_experiment.triggers._what_changed import in_words
 
 ROOT = Path(__file__).parent.parent
@@ -50,3 +52,10 @@ def test_the_event_that_is_shown_is_worded_as_the_trigger_words_it():
     (shown,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "changes.md").read_text(), re.DOTALL)
     (change,) = json.loads(shown)["changes"]
     assert change["text"] == in_words(change)
+
+
+def test_everything_that_is_shown_to_wait_for_can_be_waited_for():
+    shown = re.findall(r"^\| `(\{.*?\})` \|", (ROOT / "docs" / "waiting.md").read_text(), re.MULTILINE)
+    assert len(shown) > 5
+    for until in shown:
+        Until(ast.literal_eval(until), "experiment")
