@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
 import httpx
@@ -100,7 +101,9 @@ class Exchange(Generic[T]):
     def read(self, response: httpx.Response) -> T:
         """Return what the answer holds, or raise what it means."""
         if response.is_success:
-            return self._read_success(response)
+            answer = self._read_success(response)
+            self._content.clear()
+            return answer
         status = response.status_code
         if status == 404 and self._perhaps_applied and self._endpoint.repeat == "gone is done":
             return cast(T, None)
@@ -118,12 +121,24 @@ class Exchange(Generic[T]):
     def _read_success(self, response: httpx.Response) -> T:
         content_type = response.headers.get("content-type", "")
         values, content = self._prepared.values, bytes(self._content)
+        with self._as_documented(response.status_code):
+            answer = _answers.read(self._endpoint, values, content, content_type, self._dialect)
+        if isinstance(answer, _answers.Rows):
+            answer = replace(answer, items=self._rows_as_documented(answer.items, response.status_code))
+        return cast(T, answer)
+
+    def _rows_as_documented(self, rows: Iterator[Any], status: int) -> Iterator[Any]:
+        with self._as_documented(status):
+            yield from rows
+
+    @contextmanager
+    def _as_documented(self, status: int) -> Iterator[None]:
+        """Turn an answer that can't be read into our own error."""
         try:
-            return cast(T, _answers.read(self._endpoint, values, content, content_type, self._dialect))
+            yield
         except _answers.Unreadable as error:
             self._perhaps_applied |= self._writes
-            text = self._hidden(str(error))
-            raise AmplitudeUnexpectedAnswer(text, status=response.status_code, **self._facts()) from None
+            raise AmplitudeUnexpectedAnswer(self._hidden(str(error)), status=status, **self._facts()) from None
 
     def _noted(self, error: AmplitudeError, *, repeat: bool) -> AmplitudeError:
         self._again = error if repeat else None

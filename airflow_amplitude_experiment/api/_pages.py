@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from ._answers import Rows
 from ._call import Call, find_endpoint
 from .errors import AmplitudeUnexpectedAnswer
 from .models import Page, Version
@@ -24,9 +25,7 @@ class Pages(Generic[T]):
     call: Call[Page[T]]
 
     def __post_init__(self) -> None:
-        endpoint = find_endpoint(self.call.endpoint)
-        if endpoint.answer != "page":
-            raise TypeError(f"{self.call.endpoint} has no pages to follow; use send")
+        refuse_without_pages(self.call)
         self._arguments = dict(self.call.arguments)
         if self.call.endpoint == "versions.list":
             # The feed is newest first: without an end, versions written while paging shift every page (B4).
@@ -34,19 +33,20 @@ class Pages(Generic[T]):
         self._following: Call[Page[T]] | None = Call(self.call.endpoint, self._arguments)
         self._cursors = {str(self._arguments["cursor"])} if "cursor" in self._arguments else set()
         self._seen: set[tuple[Any, ...]] = set()
-        self._path = endpoint.path
+        self._path = find_endpoint(self.call.endpoint).path
 
     def next_call(self) -> Call[Page[T]] | None:
         """Return the call for the next page, ``None`` after the last."""
         return self._following
 
-    def fresh(self, page: Page[T]) -> Iterator[T]:
+    def fresh(self, page: Page[T] | Rows[T]) -> Iterator[T]:
         """Yield the objects of a page that no earlier page held, and remember where to go on.
 
-        :raises AmplitudeUnexpectedAnswer: the server repeats a cursor, so the list has no end.
+        :raises AmplitudeUnexpectedAnswer: the server repeats a cursor, so the list has no end; or an object of
+            ``Rows`` is not of the documented shape.
         """
         self._go_on(None if page.nothing_sent else page.next_cursor)
-        for each in page.items:
+        for each in page:
             marker = _identity(each)
             if marker not in self._seen:
                 self._seen.add(marker)
@@ -61,6 +61,15 @@ class Pages(Generic[T]):
             raise AmplitudeUnexpectedAnswer(text, method="GET", path=self._path)
         self._cursors.add(cursor)
         self._following = Call(self.call.endpoint, {**self._arguments, "cursor": cursor})
+
+
+def refuse_without_pages(call: Call[Any]) -> None:
+    """Refuse a call that doesn't answer with pages; what changes something never does.
+
+    :raises TypeError: names the call.
+    """
+    if find_endpoint(call.endpoint).answer != "page":
+        raise TypeError(f"{call.endpoint} has no pages to follow; use send")
 
 
 def _identity(item: Any) -> tuple[Any, ...]:

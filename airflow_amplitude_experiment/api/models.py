@@ -25,13 +25,9 @@ def _whole_if_whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _no_array(value: Any) -> Any:
-    return [] if value is None else value
-
-
 Id = Annotated[str, BeforeValidator(_id_text)]
 Number = Annotated[int | float, BeforeValidator(_whole_if_whole)]
-Ids = Annotated[list[Id], BeforeValidator(_no_array)]
+Ids = list[Id]
 
 
 class Model(BaseModel):
