@@ -1,4 +1,4 @@
-"""What every operator shares: the object it names, its hook, and errors that end a task for good."""
+"""What every operator shares: the object it names, its hook, and what becomes of errors: an end for good, or a wait."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from airflow_amplitude_experiment.api.errors import (
     AmplitudeNotEditable,
     AmplitudeNotFound,
     AmplitudePermissionError,
+    AmplitudeRateLimited,
     RolloutRefused,
 )
 from airflow_amplitude_experiment.ui.links import URL_KEY, OpenInAmplitudeLink
@@ -50,6 +51,12 @@ class AmplitudeOperator(BaseOperator):
     writes_objects = False
     """Whether this operator writes flags or experiments, so that it announces them as Airflow assets."""
 
+    defers = True
+    """Whether this operator waits without a slot where a 429 lasts. The way down never does (law 10)."""
+
+    _resumed_with: tuple[str, Mapping[str, Any]] = "execute_complete", {}
+    """The method that goes on after a wait, and its arguments."""
+
     def __init__(
         self, *, reason: str | None = None, amplitude_conn_id: str = DEFAULT_CONNECTION, **kwargs: Any
     ) -> None:
@@ -60,9 +67,29 @@ class AmplitudeOperator(BaseOperator):
             self.outlets = with_alias(self.outlets)
 
     def execute(self, context: Context) -> Any:
-        """Do the job; what can't heal by trying again ends the task at once."""
+        """Do the job; what can't heal by trying again ends the task at once, and a 429 that lasts defers it."""
         with ending_what_cannot_heal():
-            return self.act(context)
+            try:
+                return self.act(context)
+            except AmplitudeRateLimited as error:
+                if not self.defers or type(error) is not AmplitudeRateLimited:  # other APIs have limits of their own
+                    raise
+                from ._quota import wait_for_quota
+
+                method_name, kwargs = self._resumed_with
+                wait_for_quota(self, context, error, method_name=method_name, kwargs=kwargs)
+
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Go on after a wait. Nothing travels with the event: what counts is read again."""
+        return self.execute(context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a wait, and keep what with, in case that another one is needed first."""
+        self._resumed_with = next_method, next_kwargs or {}
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        finally:
+            del self._resumed_with
 
     @abstractmethod
     def act(self, context: Context) -> Any:

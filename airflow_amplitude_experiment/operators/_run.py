@@ -18,6 +18,9 @@ BETWEEN_LOOKS_AT_A_FREEZE = timedelta(minutes=5)
 SHORTEST_WAIT = timedelta(seconds=5)
 """Airflow fails a task that is resumed before its executor has reported the end of the process that deferred it."""
 
+WAITED = "waited_for_quota"
+"""Key of the XCom that a task leaves itself when it is deferred because of a 429 that lasts."""
+
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
@@ -30,7 +33,7 @@ class Begun(NamedTuple):
     """What of a run decides whether a task could undo somebody's stop (law 9).
 
     :param by_hand: a person started it.
-    :param again: the run was cleared, or this is not the first try of the task.
+    :param again: the run was cleared, or the task has begun before.
     :param since: how far back it looks: to when it was due, or to when it began where a person started it, because
         what they stopped before pressing Trigger is theirs to start again.
     """
@@ -49,7 +52,17 @@ def begun(context: Context) -> Begun | None:
     since = cast(datetime, run.run_after or run.start_date)
     if by_hand and not cleared and run.start_date:
         since = max(since, run.start_date)
-    return Begun(by_hand, cleared or context["ti"].try_number > 1, since)
+    return Begun(by_hand, cleared or tried_before(context), since)
+
+
+def tried_before(context: Context) -> bool:
+    """Whether the task has begun before, and may have written then: in an earlier try, or before it met the quota."""
+    return context["ti"].try_number > 1 or bool(waited(context))
+
+
+def waited(context: Context) -> dict[str, Any]:
+    """Return what a task left itself when it met the quota; Airflow keeps that until its next try."""
+    return pulled(context, context["ti"].task_id, WAITED) or {}
 
 
 def ramped_earlier(operator: BaseOperator, context: Context) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from ._described import (
     described,
     refuse_dates_of_the_task,
 )
+from ._run import tried_before
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -182,7 +183,7 @@ class _CreateOperator(AmplitudeOperator):
 def _began(context: Context, *, again: bool) -> datetime | None:
     """Return since when an object may be this run's own work; ``None`` where this run can't have made one yet."""
     run = context.get("dag_run")
-    again = again or context["ti"].try_number > 1 or bool(getattr(run, "clear_number", 0))
+    again = again or tried_before(context) or bool(getattr(run, "clear_number", 0))
     return getattr(run, "run_after", None) if again else None
 
 

@@ -74,6 +74,7 @@ class AmplitudeKillSwitchOperator(AmplitudeOperator):
     )
     ui_color = "#ffd9d2"
     writes_objects = True
+    defers = False
 
     def __init__(
         self,

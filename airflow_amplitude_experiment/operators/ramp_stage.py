@@ -15,7 +15,15 @@ from airflow_amplitude_experiment.api._checks import boolean, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._base import given
-from ._run import BETWEEN_LOOKS_AT_A_FREEZE, SHORTEST_WAIT, moment_of_change, newest, pulled, starting_percentage
+from ._run import (
+    BETWEEN_LOOKS_AT_A_FREEZE,
+    SHORTEST_WAIT,
+    moment_of_change,
+    newest,
+    pulled,
+    starting_percentage,
+    tried_before,
+)
 from .ramp import ON_DRIFT, AmplitudeRampRolloutOperator, Move, Order
 
 if TYPE_CHECKING:
@@ -117,7 +125,7 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
     def _facts(self, context: Context, client: GuardedClient, found: Any) -> dict[str, Any]:
         """Say of a ramp that writes nothing what it may have found out in a try that died after its write."""
         decision = self._decision(context, found)
-        if self.on_drift == "continue" and context["ti"].try_number > 1:
+        if self.on_drift == "continue" and tried_before(context):
             return {**decision, **self._compared(context, client, found)}
         return decision
 

@@ -54,6 +54,7 @@ class AmplitudeRollbackOperator(AmplitudeTargetOperator):
     )
     ui_color = "#ffd9d2"
     writes_objects = True
+    defers = False
 
     def __init__(
         self,

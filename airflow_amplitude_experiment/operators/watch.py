@@ -171,10 +171,6 @@ class AmplitudeWatchStageOperator(AmplitudeTargetOperator):
         self._wait(context, looks, min([hours.following(moment), *([held.until] if held else [])]))
         raise AssertionError  # deferring left this function
 
-    def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Go on after a wait. Nothing travels with the event: what counts is read again."""
-        return self.execute(context)
-
     # --- when ---
 
     def _reached(self, context: Context, moment: datetime) -> tuple[datetime, str | None]:
