@@ -411,16 +411,18 @@ def test_amplitude_down_for_longer_than_a_ramp_tries_fails_the_run_where_it_stan
         assert not rollout.failed
 
 
-def test_a_days_quota_used_up_during_a_ramp_writes_and_rolls_back_nothing(under_way, monkeypatch):
+def test_a_days_quota_used_up_during_a_ramp_is_waited_for_and_uses_up_no_try(under_way, monkeypatch):
     monkeypatch.setattr(_retry, "PATIENCE", 0.0)
     with under_way() as rollout:
         rollout.until_asleep()
         rollout.amplitude.fault("rate_limit", times=None)
-        rollout.finish()
-        assert (rollout.failed, rollout.stands, rollout.rolled_back) == (["to_50.ramp"], 10, False)
+        while rollout.airflow.states["to_50.ramp"] != "deferred":
+            rollout.airflow.step()
+        assert (rollout.failed, rollout.stands, rollout.written) == ([], 10, [10])
         rollout.amplitude.clear_faults()
-        rollout.clear_from(RAMP_50)
-        assert rollout.stands == 100
+        rollout.finish()
+        assert rollout.airflow.instances["rollout.to_50.ramp"].try_number == 1
+        assert (rollout.failed, rollout.stands, rollout.rolled_back) == ([], 100, False)
 
 
 def test_amplitude_down_while_a_stage_is_watched_is_not_even_noticed(under_way):

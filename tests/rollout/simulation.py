@@ -264,8 +264,8 @@ class Simulation:
         waiting = [each for each in self.instances.values() if each.state == "deferred"]
         if not waiting:
             return False
-        first = min(waiting, key=lambda each: each.waits.trigger.moment)  # type: ignore[union-attr]
-        self._clock.move_to(max(self.now, first.waits.trigger.moment))  # type: ignore[union-attr]
+        first = min(waiting, key=_fires_at)
+        self._clock.move_to(max(self.now, _fires_at(first)))
         self.attempt(first.task_id, dies)
         return True
 
@@ -358,6 +358,13 @@ def simulated(dag: Any, emulator: Any, *, socket: bool = False, **options: Any) 
         patch.setattr(_way_down, "pause", lambda *_: None)
         patch.setattr(freeze, "_value", lambda: '["*"]' if simulation.frozen else None)
         yield simulation
+
+
+def _fires_at(instance: Instance) -> datetime:
+    """Return when a deferred task is resumed; one that waits for the quota, at the first look."""
+    trigger: Any = instance.waits.trigger  # type: ignore[union-attr]
+    moment: datetime = getattr(trigger, "moment", None) or datetime.fromisoformat(trigger.look_at)
+    return moment
 
 
 _applications: dict[int, Any] = {}
