@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_amplitude_experiment.triggers import _moments, _poll
+from airflow_amplitude_experiment.triggers import _board, _moments, _poll
 from tests.dags import loaded
 from tests.e2e.surroundings import Slack
 
@@ -53,9 +53,9 @@ def in_the_app(monkeypatch):
         if to_do and seconds > 30:
             to_do.pop(0)()
 
-    for module in (_moments, _poll):
+    for module in (_board, _moments, _poll):
         monkeypatch.setattr(module, "now", lambda: clock[0])
-    monkeypatch.setattr(_poll, "nap", nap)
+    monkeypatch.setattr(_board, "nap", nap)
     return to_do
 
 

@@ -26,6 +26,14 @@ SHARED, ALONE = 60.0, 300.0
 """Seconds between two rounds at the least, where nobody asked for less: of a poll that Airflow hosts for all waits
 of a triggerer, and of one that a wait drives itself."""
 
+PAUSE = 5.0
+"""Seconds between two rounds at the least, so that what comes due one after the other is looked at together."""
+
+PER_REQUEST = 3.0
+"""Seconds that pass for each request of a round before the next one: twenty a minute, whatever was asked for."""
+
+LONGEST_PAUSE = 60.0
+
 DAILY_REQUESTS = 100_000 * 0.02
 """What the waits of one stream may take of a project's requests in a day."""
 
@@ -48,6 +56,11 @@ def spread() -> float:
 def next_look(moment: datetime, recheck: float) -> datetime:
     """Return when to look again after a look."""
     return moment + timedelta(seconds=recheck * spread())
+
+
+def after_round(moment: datetime, requests: int) -> datetime:
+    """Return when the next round may begin, after one of so many requests."""
+    return moment + timedelta(seconds=min(max(PAUSE, PER_REQUEST * requests), LONGEST_PAUSE))
 
 
 def after_failure(moment: datetime, failures: int, error: Exception) -> datetime:

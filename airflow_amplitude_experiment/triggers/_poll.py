@@ -1,9 +1,8 @@
 """One poll for all waits of a connection, project and kind, however many there are.
 
-The waits of one stream stand on a :class:`Board`. A :class:`Poll` sleeps until the first of them has to be looked at,
-reads whatever is cheaper, a list page by page or single objects, and tells each wait what became of it. It knows no
-Airflow: who opens the client, what the time is and who drives the poll is told from outside. Waits get their news
-directly and not through Airflow's broadcast, which would wake every wait for each one that ends.
+A :class:`Poll` sleeps until the first wait of a board has to be looked at, reads whatever is cheaper, a list page by
+page or single objects, and tells each wait what became of it. It knows no Airflow but the errors of a connection that
+can't be looked up: who opens the client, what the time is and who drives the poll is told from outside.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
-from contextlib import suppress
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.exceptions import AirflowRuntimeError
@@ -26,225 +23,22 @@ from airflow_amplitude_experiment.api import (
     AmplitudePermissionError,
     RolloutRefused,
 )
-from airflow_amplitude_experiment.operators._run import SHORTEST_WAIT
 
+from ._board import Board, Name, Watch
 from ._events import error_event
 from ._find import find, lacking
-from ._moments import LOOKUPS, PASSING, SHARED, after_failure, now, spread, usual_interval
-from ._verdict import Verdict
+from ._moments import LOOKUPS, PASSING, SHARED, after_failure, after_round, now, spread, usual_interval
 
 log = logging.getLogger(__name__)
 
 PAGE = 1000
 """Objects on one page of a list, the most that Amplitude gives."""
 
-AT_ONCE = 200
-"""Waits that are told their news before the event loop gets its turn."""
+AT_ONCE = 50
+"""Waits that are told their news before the event loop gets its turn; Airflow has work with each that ends."""
 
-PAUSE = timedelta(seconds=5)
-"""Between two rounds, so that what comes due one after the other is looked at together."""
-
-LONGEST_NAP = 3600.0
-"""Seconds after which a sleeping poll looks at the clock again, which may have been set, or stood still."""
-
-
-class Watch:
-    """One wait, as its poll sees it.
-
-    :param judge: what an object means for it, at a moment; raises ``RolloutRefused`` where it will never be over.
-    :param look_at: when to look at the latest.
-    :param object_id, object_key: the object; one may be unknown until the first look.
-    :param needs: fields, in snake_case, that the judge reads.
-    :param matters_at: the next moment at which it may be over by itself, as far as is known.
-    :param interval: seconds between looks; ``None`` for as often as the quota allows.
-    :param archived_too: an archived object is no error.
-    """
-
-    def __init__(
-        self,
-        judge: Callable[[Any, datetime], Verdict],
-        look_at: datetime,
-        *,
-        object_id: str | None = None,
-        object_key: str | None = None,
-        needs: frozenset[str] = frozenset(),
-        matters_at: datetime | None = None,
-        interval: float | None = None,
-        archived_too: bool = False,
-    ) -> None:
-        self.judge = judge
-        self.look_at = look_at
-        self.object_id = object_id
-        self.object_key = object_key
-        self.needs = needs
-        self.matters_at = matters_at
-        self.interval = interval
-        self.archived_too = archived_too
-        self.not_before = now() + SHORTEST_WAIT
-        self.lacked = False  # a list that held the object lacked a field that is needed
-        self.lists_show_it: bool | None = None  # then the details tell whether lists never show it
-        self.event: dict[str, Any] | None = None
-        self.failure: BaseException | None = None
-        self._said: list[str] = []
-        self._nudged = asyncio.Event()
-
-    @property
-    def name(self) -> str:
-        """The object, as far as it is known."""
-        return self.object_id or str(self.object_key)
-
-    @property
-    def settled(self) -> bool:
-        """Whether the wait is over."""
-        return self.event is not None or self.failure is not None
-
-    @property
-    def due(self) -> datetime:
-        """When it has to be looked at next; not at once when it joins, as others may join with it."""
-        wanted = self.look_at if self.matters_at is None else min(self.look_at, self.matters_at)
-        return max(wanted, self.not_before)
-
-    @property
-    def served_by_lists(self) -> bool:
-        """Whether a list page can answer what is waited for, as far as is known."""
-        return self.lists_show_it is not False
-
-    def take(self, found: Any, moment: datetime) -> None:
-        """Take the object as it was just read."""
-        self.object_id, self.object_key = found.id, found.key
-        try:
-            verdict = self.judge(found, moment)
-        except (RolloutRefused, ValueError) as error:
-            self.settle(error_event(error))
-            return
-        self.matters_at = verdict.matters_at
-        if verdict.said:
-            self._said.append(verdict.said)
-            self.nudge()
-        if verdict.record is not None:
-            self.settle(verdict.record)
-
-    def settle(self, event: dict[str, Any]) -> None:
-        """End the wait with what its task is to be told."""
-        if not self.settled:
-            self.event = event
-            self.nudge()
-
-    def fail(self, error: BaseException) -> None:
-        """End the wait with an error that Airflow is to see."""
-        if not self.settled:
-            self.failure = error
-            self.nudge()
-
-    def nudge(self) -> None:
-        """Wake whoever waits for news."""
-        self._nudged.set()
-
-    async def news(self) -> None:
-        """Sleep until there may be something new."""
-        await self._nudged.wait()
-        self._nudged.clear()
-
-    async def rest(self) -> None:
-        """Sleep until a task may be resumed."""
-        while (left := (self.not_before - now()).total_seconds()) > 0:
-            await nap(left, asyncio.Event())
-
-    def told(self) -> Iterator[str]:
-        """Yield what is to be said, once."""
-        said, self._said = self._said, []
-        yield from said
-
-
-class Stream(NamedTuple):
-    """What one poll reads. It holds no secret, and equal ones share a poll."""
-
-    amplitude_conn_id: str
-    project_id: str | None
-    kind: str
-
-    @property
-    def key(self) -> Hashable:
-        """The stream as plain text, for Airflow."""
-        return ("amplitude_experiment", self.amplitude_conn_id, self.project_id or "", self.kind)
-
-
-class Board:
-    """The waits of one stream, and what their poll has learnt."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.watches: dict[Watch, None] = {}
-        self.pages: int | None = None
-        self.failures = 0
-        self.lookups_failed = 0
-        self.connected = False
-        self.hold_until: datetime | None = None
-        self.sleeps_until: datetime | None = None
-        self.changed = asyncio.Event()
-        self._driver: Watch | None = None
-
-    def add(self, watch: Watch) -> None:
-        """Let the poll look for this wait too. It is woken only by one that is due before it wakes by itself."""
-        self.watches[watch] = None
-        due = watch.due if self.hold_until is None else max(watch.due, self.hold_until)
-        if self.sleeps_until is None or due < self.sleeps_until:
-            self.changed.set()
-
-    def remove(self, watch: Watch) -> None:
-        """Take a wait off; if it drove the poll, another one takes over."""
-        self.watches.pop(watch, None)
-        if self._driver in (watch, None):
-            self._driver = None
-            if other := next(iter(self.watches), None):
-                other.nudge()
-
-    def drives(self, watch: Watch) -> bool:
-        """Whether this wait is the one to drive the poll, where Airflow hosts none."""
-        if self._driver is None:
-            self._driver = watch
-        return self._driver is watch
-
-    def next_look(self) -> datetime | None:
-        """Return when the first wait has to be looked at, not before a pause is over; ``None`` with no wait."""
-        first = min((watch.due for watch in self.watches if not watch.settled), default=None)
-        return first if first is None or self.hold_until is None else max(first, self.hold_until)
-
-    def crowd(self, moment: datetime) -> list[Watch]:
-        """Return the waits that a list page would serve now: those due, and those due before the next round."""
-        open_ones = [watch for watch in self.watches if not watch.settled and watch.served_by_lists]
-        due = [watch for watch in open_ones if watch.due <= moment]
-        usual = usual_interval(self.requests_a_round(), SHARED)
-        again = [watch.interval or usual for watch in due if watch.look_at <= moment]
-        if not again:
-            return due
-        horizon = moment + timedelta(seconds=min(again))
-        return [watch for watch in open_ones if watch.due <= moment or watch.look_at <= horizon]
-
-    def due(self, moment: datetime) -> list[Watch]:
-        """Return the waits that have to be looked at."""
-        return [watch for watch in self.watches if not watch.settled and watch.due <= moment]
-
-    def requests_a_round(self) -> int:
-        """Estimate what looking at every wait once costs, the cheaper way."""
-        by_list = len({watch.name for watch in self.watches if watch.served_by_lists})
-        return min(by_list, self.pages or 1) + len({w.name for w in self.watches if not w.served_by_lists})
-
-
-_BOARDS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Board]] = WeakKeyDictionary()
-
-
-def board_of(stream: Stream) -> Board:
-    """Return the stream's board in this process; each event loop has its own."""
-    boards = _BOARDS.setdefault(asyncio.get_running_loop(), {})
-    return boards.setdefault(stream.key, Board(stream))
-
-
-async def nap(seconds: float, changed: asyncio.Event) -> None:
-    """Sleep, or until something changed."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(min(seconds, LONGEST_NAP)):
-            await changed.wait()
+ALONE_AT_ONCE = 100
+"""Objects that are read alone in one round. At a client's pace that takes long enough for what else comes due."""
 
 
 class Poll:
@@ -260,46 +54,48 @@ class Poll:
         self._open_client = open_client
         self._at_least = at_least
         self._looked: list[Watch] = []
+        self._requests = 0
         self._budget = AT_ONCE
 
     async def step(self) -> None:
-        """Sleep until the next look is due or a wait joins; or look, where it is due."""
-        board = self.board
-        board.changed.clear()
-        wake = board.next_look()
-        left = LONGEST_NAP if wake is None else (wake - now()).total_seconds()
-        board.sleeps_until = wake if left > 0 else None
-        if left > 0:
-            await nap(left, board.changed)
+        """Sleep until the next look is due, a wait joins or somebody else drives; or look, where it is due."""
+        wake = self.board.next_look()
+        if wake > now():
+            await self.board.sleep(wake)
         else:
             await self._round()
 
     async def _round(self) -> None:
         """Look once. Whatever goes wrong, waits either go on or learn of it; the poll itself never ends."""
         board = self.board
+        board.hold_until = after_round(now(), 0)  # however this one ends, the next waits a little
+        self._requests = 0
         try:
             async with await self._open_client() as client:
                 board.connected, board.lookups_failed = True, 0
                 await self._look(client)
-            board.failures, board.hold_until = 0, now() + PAUSE
+            self._go_on()
         except PASSING as error:
             self._hold(error)
         except (AirflowNotFoundException, AirflowRuntimeError) as error:
             gone = isinstance(error, AirflowNotFoundException) and not board.connected
             board.lookups_failed += 1
             if gone or board.lookups_failed > LOOKUPS:
-                failure = error
-                self._end(board.watches, lambda watch: watch.fail(failure))
+                await self._end(Watch.fail, error)
             else:
                 self._hold(error)
         except (AmplitudeError, RolloutRefused, ValueError) as error:
-            event = error_event(error)
-            self._end(board.watches, lambda watch: watch.settle(event))
+            await self._end(Watch.settle, error_event(error))
         except Exception as error:  # noqa: BLE001 - each wait raises it to Airflow, as it would have alone
-            mistake = error
-            self._end(board.watches, lambda watch: watch.fail(mistake))
+            await self._end(Watch.fail, error)
         finally:
             self._plan_next()
+
+    def _go_on(self) -> None:
+        board = self.board
+        if board.failures:
+            log.info("Amplitude answers again.")
+        board.failures, board.hold_until = 0, after_round(now(), self._requests)
 
     def _hold(self, error: Exception) -> None:
         board = self.board
@@ -308,31 +104,35 @@ class Poll:
         if board.failures == 1:
             log.warning("%s The wait goes on; looking again at %s.", error, f"{board.hold_until:%Y-%m-%d %H:%M:%SZ}")
 
-    def _end(self, watches: Iterable[Watch], how: Callable[[Watch], None]) -> None:
-        self.board.failures, self.board.hold_until = 0, None
-        for watch in list(watches):
-            how(watch)
+    async def _end(self, how: Callable[[Watch, Any], None], what: Any) -> None:
+        self.board.failures = 0
+        for watch in list(self.board.watches):
+            how(watch, what)
+            await self._breathe()
 
     def _plan_next(self) -> None:
         """Set the next look of all that were looked at. One share for all keeps them together in one round."""
-        moment, share = now(), spread()
-        usual = usual_interval(self.board.requests_a_round(), self._at_least)
+        moment, share, usual = now(), spread(), self._usual()
         for watch in self._looked:
-            watch.look_at = moment + timedelta(seconds=(watch.interval or usual) * share)
+            if not watch.settled:
+                watch.look_again(moment + timedelta(seconds=(watch.interval or usual) * share))
         self._looked.clear()
+
+    def _usual(self) -> float:
+        return usual_interval(self.board.requests_a_round(), self._at_least)
 
     async def _look(self, client: Any) -> None:
         """Read what is cheaper. What no list shows (an archived object, a field that lists leave out) is read alone."""
         board, moment = self.board, now()
         project = board.stream.project_id or client.rules.project_id
-        crowd, alone = board.crowd(moment), board.due(moment)
+        crowd, alone = board.crowd(moment, self._usual()), board.due(moment)
         if len({watch.name for watch in crowd}) > (board.pages or 1):
             seen = await self._read_list(client, crowd, project)
             alone = [watch for watch in board.due(moment) if watch not in seen]
-        by_name: dict[tuple[str, bool], list[Watch]] = defaultdict(list)
+        by_name: dict[tuple[Name, bool], list[Watch]] = defaultdict(list)
         for watch in alone:
             by_name[watch.name, watch.archived_too].append(watch)
-        for watches in by_name.values():
+        for watches in list(by_name.values())[:ALONE_AT_ONCE]:
             await self._read_one(client, watches, project)
 
     async def _read_list(self, client: Any, crowd: list[Watch], project: str | None) -> set[Watch]:
@@ -345,8 +145,9 @@ class Poll:
         calls: Any = calls_of(self.board.stream.kind)  # type: ignore[arg-type]
         pages: Pages[Any] = Pages(calls.list(limit=PAGE, **({"project_id": project} if project else {})))
         while (call := pages.next_call()) is not None:
+            self._requests += 1
             for row in pages.fresh(await client.send(call)):
-                for name in (row.id, row.key):
+                for name in (Name(row.id), Name(None, row.key)):
                     missing.discard(name)
                     for watch in by_name.get(name, ()):
                         if await self._tell_listed(watch, row):
@@ -359,11 +160,11 @@ class Poll:
         self.board.pages = max(read, 1)
         return seen
 
-    def _index(self, project: str | None) -> dict[str, list[Watch]]:
+    def _index(self, project: str | None) -> dict[Name, list[Watch]]:
         """Find waits by what a row shows; by key only where one project is read, as keys are its own."""
-        index: dict[str, list[Watch]] = defaultdict(list)
+        index: dict[Name, list[Watch]] = defaultdict(list)
         for watch in self.board.watches:
-            if watch.served_by_lists and (watch.object_id or project):
+            if watch.lists_show_it is not False and (watch.object_id or project):
                 index[watch.name].append(watch)
         return index
 
@@ -378,19 +179,22 @@ class Poll:
     async def _read_one(self, client: Any, watches: list[Watch], project: str | None) -> None:
         """Read one object for all who wait for it. What is wrong with this object is not the others' concern."""
         first = watches[0]
-        needs = frozenset[str]().union(*(watch.needs for watch in watches))
         reading = find(
             client,
             self.board.stream.kind,
             object_id=first.object_id,
             object_key=first.object_key,
             project_id=self.board.stream.project_id,
-            needs=needs,
+            needs=frozenset[str]().union(*(watch.needs for watch in watches)),
             archived_too=first.archived_too,
         )
+        self._requests += 1
         try:
             found = await client.read(reading)
-        except (*PASSING, AmplitudeAuthError):
+        except PASSING:
+            self._looked.extend(watches)  # it may be this object alone that can't be read, so others come first
+            raise
+        except AmplitudeAuthError:
             raise
         except (AmplitudeError, RolloutRefused) as error:
             if isinstance(error, AmplitudePermissionError) and project:
@@ -405,14 +209,17 @@ class Poll:
             await self._tell(watch, found)
 
     async def _tell(self, watch: Watch, found: Any) -> None:
-        moment = now()
         if watch.settled:
             return
         try:
-            watch.take(found, moment)
+            watch.take(found, now())
         except Exception as error:  # noqa: BLE001 - raised in its own wait; its neighbours go on
             watch.fail(error)
         self._looked.append(watch)
+        await self._breathe()
+
+    async def _breathe(self) -> None:
+        """Give the event loop its turn now and then."""
         self._budget -= 1
         if self._budget <= 0:
             self._budget = AT_ONCE

@@ -2,8 +2,8 @@
 
 Where Airflow offers shared streams (3.3), it hosts one poll for all waits of a connection, project and kind in a
 triggerer. Elsewhere it calls ``run()`` of each, and one of them drives the same poll for the others; when it leaves,
-the next takes over. Either way a task learns the same, and a triggerer that starts anew finds all it needs in what
-was kept: absolute moments, texts and numbers.
+the next takes over, and so it is where Airflow's host is gone or not there yet. Either way a task learns the same, and
+a triggerer that starts anew finds all it needs in what was kept: absolute moments, texts and numbers.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from ._board import Board, Stream, Watch, hosting, waiting
 from ._moments import ALONE, SHARED
-from ._poll import Board, Poll, Stream, Watch, board_of
+from ._poll import Poll
 from ._verdict import Verdict
 
 
@@ -96,34 +97,30 @@ class AmplitudeWaitTrigger(BaseEventTrigger):
     @classmethod
     async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
         """Poll for all waits of the stream, for ever. They get their news from the board, so nothing is yielded."""
-        poll = _poll(board_of(cls(**kwargs).stream), at_least=SHARED)
-        while True:
-            await poll.step()
+        with hosting(cls(**kwargs).stream) as board:
+            poll = _poll(board, at_least=SHARED)
+            while True:
+                await poll.step()
         yield
 
-    async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+    def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """Wait beside the poll that Airflow hosts, and yield one event."""
-        async for event in self._wait(hosted=True):
-            yield event
+        return self._wait(at_least=SHARED)
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
+    def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait without Airflow's help, and yield one event: the record, or the error that ended the wait."""
-        async for event in self._wait(hosted=False):
-            yield event
+        return self._wait(at_least=ALONE)
 
-    async def _wait(self, *, hosted: bool) -> AsyncIterator[TriggerEvent]:
-        board, watch = board_of(self.stream), self._watch()
-        board.add(watch)
-        try:
+    async def _wait(self, *, at_least: float) -> AsyncIterator[TriggerEvent]:
+        watch = self._watch()
+        with waiting(self.stream, watch) as board:
             while not watch.settled:
-                if hosted or not board.drives(watch):
-                    await watch.news()
+                if board.drives(watch):
+                    await _poll(board, at_least=at_least).step()
                 else:
-                    await _poll(board, at_least=ALONE).step()
+                    await watch.news()
                 for text in watch.told():
                     self.log.info(text)
-        finally:
-            board.remove(watch)
         await watch.rest()
         if watch.failure:
             raise watch.failure.with_traceback(None)  # it may be raised in thousands of waits

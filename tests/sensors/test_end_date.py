@@ -17,7 +17,7 @@ from airflow.sdk.bases import sensor as base_sensor
 
 from airflow_amplitude_experiment.api import AmplitudeNotFound, RolloutRefused, _retry
 from airflow_amplitude_experiment.sensors import AmplitudeEndDateSensor
-from airflow_amplitude_experiment.triggers import _moments, _poll
+from airflow_amplitude_experiment.triggers import _board, _moments, _poll
 from airflow_amplitude_experiment.triggers._events import error_event
 from tests.builders import a_context
 
@@ -305,9 +305,9 @@ def in_airflow(airflow_db, monkeypatch):
     async def nap(seconds, changed):
         clock[0] += timedelta(seconds=seconds)
 
-    monkeypatch.setattr(_moments, "now", lambda: clock[0])
-    monkeypatch.setattr(_poll, "now", lambda: clock[0])
-    monkeypatch.setattr(_poll, "nap", nap)
+    for module in (_board, _poll, _moments):
+        monkeypatch.setattr(module, "now", lambda: clock[0])
+    monkeypatch.setattr(_board, "nap", nap)
 
     def run():
         file = airflow_db / "dags" / "wait_for_the_end.py"

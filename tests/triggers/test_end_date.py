@@ -21,7 +21,7 @@ from airflow_amplitude_experiment.api import (
     _retry,
 )
 from airflow_amplitude_experiment.api.models import Page
-from airflow_amplitude_experiment.triggers import AmplitudeEndDateTrigger, _moments, _poll
+from airflow_amplitude_experiment.triggers import AmplitudeEndDateTrigger, _board, _moments, _poll
 from airflow_amplitude_experiment.triggers._events import error_event, validated
 from airflow_amplitude_experiment.triggers._find import find
 from airflow_amplitude_experiment.triggers._moments import after_failure, next_look
@@ -66,9 +66,9 @@ class FakeClock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     fake = FakeClock()
-    monkeypatch.setattr(_poll, "now", fake.now)
-    monkeypatch.setattr(_poll, "nap", fake.nap)
-    monkeypatch.setattr(_moments, "now", fake.now)
+    for module in (_board, _poll, _moments):
+        monkeypatch.setattr(module, "now", fake.now)
+    monkeypatch.setattr(_board, "nap", fake.nap)
     monkeypatch.setattr(_moments, "random", SimpleNamespace(uniform=lambda low, high: high))
     monkeypatch.setattr(_retry, "PATIENCE", -1.0)
     monkeypatch.setattr(_retry, "FIRST_WAIT", 0.0)
@@ -191,7 +191,7 @@ def test_a_triggerer_that_takes_over_later_ends_at_the_same_moment_or_at_once(am
     kept = a_trigger().serialize()[1]
     clock.moment += gone
     assert fired(AmplitudeEndDateTrigger(**kept))["ended_at"] == "2026-11-20T14:00:00+00:00"
-    assert clock.moment == max(NOW + 2 * HOUR, NOW + gone + _poll.SHORTEST_WAIT)
+    assert clock.moment == max(NOW + 2 * HOUR, NOW + gone + _board.SHORTEST_WAIT)
 
 
 def test_it_can_be_run_again_from_the_start(amplitude, clock):

@@ -21,9 +21,10 @@ from airflow_amplitude_experiment.api import (
     RolloutRefused,
 )
 from airflow_amplitude_experiment.api.models import Page
-from airflow_amplitude_experiment.triggers import _moments, _poll
+from airflow_amplitude_experiment.triggers import _board, _moments, _poll
+from airflow_amplitude_experiment.triggers._board import Board, Stream, Watch
 from airflow_amplitude_experiment.triggers._moments import usual_interval
-from airflow_amplitude_experiment.triggers._poll import Board, Poll, Stream, Watch
+from airflow_amplitude_experiment.triggers._poll import Poll
 from airflow_amplitude_experiment.triggers._verdict import Verdict
 from tests.builders import an_experiment
 
@@ -64,9 +65,9 @@ class FakeClock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     fake = FakeClock()
-    for module in (_poll, _moments):
+    for module in (_board, _poll, _moments):
         monkeypatch.setattr(module, "now", fake.now)
-    monkeypatch.setattr(_poll, "nap", fake.nap)
+    monkeypatch.setattr(_board, "nap", fake.nap)
     monkeypatch.setattr(_moments, "random", SimpleNamespace(uniform=lambda low, high: high))
     return fake
 

@@ -11,7 +11,13 @@ import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_amplitude_experiment.api import RolloutRefused, _retry
-from airflow_amplitude_experiment.triggers import AmplitudeEndDateTrigger, AmplitudeStateTrigger, _moments, _poll
+from airflow_amplitude_experiment.triggers import (
+    AmplitudeEndDateTrigger,
+    AmplitudeStateTrigger,
+    _board,
+    _moments,
+    _poll,
+)
 from airflow_amplitude_experiment.triggers._until import Until, holds
 from tests.builders import a_flag, an_experiment
 
@@ -48,9 +54,9 @@ class FakeClock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     fake = FakeClock()
-    for module in (_poll, _moments):
+    for module in (_board, _poll, _moments):
         monkeypatch.setattr(module, "now", fake.now)
-    monkeypatch.setattr(_poll, "nap", fake.nap)
+    monkeypatch.setattr(_board, "nap", fake.nap)
     monkeypatch.setattr(_moments, "random", SimpleNamespace(uniform=lambda low, high: high))
     monkeypatch.setattr(_retry, "PATIENCE", -1.0)
     monkeypatch.setattr(_retry, "FIRST_WAIT", 0.0)
