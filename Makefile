@@ -4,6 +4,8 @@
 PYTHON ?= python3
 TESTS ?= tests
 PYTEST_ARGS ?=
+# The end-to-end tests mostly wait, so the others run beside them; PARALLEL= runs one test after the other.
+PARALLEL ?= --numprocesses=2
 # Airflow 3.1 runs the same tests; `make floor FLOOR_PYTEST_ARGS='-m "not e2e"'` leaves the slow ones out.
 FLOOR_PYTEST_ARGS ?= $(PYTEST_ARGS)
 # `make lock UPGRADE=--upgrade` moves every pin to the newest release; without it only what must change does.
@@ -52,7 +54,7 @@ help:  ## this list
 install: .venv/.installed  ## the environment .venv, pinned and checked by hash
 
 test: .venv/.installed  ## every test, on Airflow 3.3
-	.venv/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	.venv/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(TESTS)
 
 demo: .venv/.installed  ## a flag goes from 0 to 100 % on a real Airflow, and the SDK confirms it (KEEP=1 leaves it running)
 	@DEMO_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) exec .venv/bin/python -m demo
@@ -63,7 +65,7 @@ lint: .venv/.installed  ## ruff and mypy
 	.venv/bin/mypy
 
 floor: .venv-floor/.installed  ## the same tests on Airflow 3.1, the oldest that is supported
-	.venv-floor/bin/python -m pytest $(FLOOR_PYTEST_ARGS) $(TESTS)
+	.venv-floor/bin/python -m pytest $(PARALLEL) $(FLOOR_PYTEST_ARGS) $(TESTS)
 
 bench: .venv-bench/.installed  ## the measurements in benchmarks/
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
 
@@ -41,6 +42,18 @@ def _give_airflow_a_home() -> Path:
 
 
 AIRFLOW_HOME = _give_airflow_a_home()
+
+
+class _EndToEndTogether(LoadScopeScheduling):
+    """Gives the end-to-end tests to one process: they share one Airflow, and two are too much for a small machine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "end to end" if nodeid.startswith("tests/e2e/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Tell pytest-xdist how to share out the tests, where they run in several processes."""
+    return _EndToEndTogether(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def deep(levels: int) -> Any:
     return value
 
 
-@pytest.mark.parametrize("payload", [float("nan"), float("inf"), b"x", object(), {"a": 1j}, "\ud800"], ids=repr)
+@pytest.mark.parametrize("payload", [float("nan"), float("inf"), b"x", ..., {"a": 1j}, "\ud800"], ids=repr)
 def test_what_is_no_json_is_refused(payload):
     assert "payload" in refused(lambda: flags.update_variant(1, "on", payload=payload))
 
