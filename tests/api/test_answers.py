@@ -72,6 +72,16 @@ def test_an_answer_of_another_shape_is_an_error(name, wrong):
     assert len(str(outcome.error)) < 700
 
 
+@pytest.mark.parametrize(
+    "body",
+    [json.dumps(a_flag()).encode("utf-8-sig"), json.dumps(a_flag()).encode("utf-16"),
+     json.dumps(a_flag(new="\ud800")).encode(), b'{"id":"70001","key":"k","new":' + b"[" * 300 + b"]" * 300 + b"}"],
+    ids=["byte order mark", "UTF-16", "half a pair", "deep"],
+)  # fmt: skip
+def test_json_that_not_every_parser_reads_is_read(body):
+    assert send(flags.get(70001), as_text(body, content_type="application/json")).value.id == "70001"
+
+
 @pytest.mark.parametrize("name", sorted(READS | CREATES))
 def test_a_json_body_cut_in_the_middle_is_an_error(name):
     sample = (READS | CREATES)[name]

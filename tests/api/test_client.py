@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-import httpx
 import pytest
 
 from airflow_amplitude_experiment.api import AsyncClient, Client, _client, flags
@@ -105,7 +105,6 @@ def test_a_setting_that_can_not_be_meant_is_refused(cls, options):
      ("SSL_CERT_FILE", "/no/such/file.pem"), ("HTTPS_PROXY", "socks5://user:hush@proxy.test:1")],
 )  # fmt: skip
 def test_proxy_or_tls_settings_that_can_not_be_used_are_told_without_their_password(cls, name, value, monkeypatch):
-    monkeypatch.setattr(httpx._transports.default, "create_ssl_context", httpx._config.create_ssl_context)
     for each in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE"):
         monkeypatch.delenv(each, raising=False)
         monkeypatch.delenv(each.lower(), raising=False)
@@ -115,6 +114,28 @@ def test_proxy_or_tls_settings_that_can_not_be_used_are_told_without_their_passw
     shown = f"{caught.value!r} {caught.value.__cause__!r}"
     assert KEY not in shown
     assert "hush" not in shown
+
+
+@pytest.mark.parametrize("cls", CLIENTS)
+def test_certificates_are_read_once_for_all_clients(cls, monkeypatch):
+    cls(KEY)
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", None)  # the 20 to 50 ms that each would cost
+    cls(KEY)
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("cls", CLIENTS)
+def test_certificates_that_the_environment_names_are_taken_also_after_others_were_read(
+    cls, name, monkeypatch, tmp_path
+):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    cls(KEY)
+    read = []
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda _, *given: read.append(given))
+    monkeypatch.setenv(name, str(tmp_path))
+    cls(KEY)
+    assert [str(tmp_path) in given for given in read] == [True]
 
 
 # --- closing ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -20,7 +21,19 @@ from airflow_amplitude_experiment.api import (
 from airflow_amplitude_experiment.api._client import Pages
 from airflow_amplitude_experiment.api.models import Page
 
-from .builders import a_client, a_flag, a_page, a_server, a_version, as_json, as_text, failure, refused, send
+from .builders import (
+    a_client,
+    a_flag,
+    a_page,
+    a_server,
+    a_version,
+    an_async_client,
+    as_json,
+    as_text,
+    failure,
+    refused,
+    send,
+)
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LISTS = [flags.list(), experiments.list(), deployments.list(), mutexes.list(), holdouts.list(), versions.list()]
@@ -153,6 +166,58 @@ def test_nothing_is_sent_before_the_first_object_is_asked_for_and_no_page_too_ma
         next(found)
         next(found)
         assert len(sent) == 1
+
+
+def test_objects_before_one_of_another_shape_are_given_and_then_it_is_an_error():
+    with a_server(a_page("flags", a_flag(id=1), a_flag(id=2, enabled="yes"))), a_client() as client:
+        found = client.iterate(flags.list())
+        assert next(found).id == "1"
+        with pytest.raises(AmplitudeUnexpectedAnswer, match=r"Flag: 1\.enabled") as caught:
+            next(found)
+    assert (caught.value.status, caught.value.method, caught.value.path) == (200, "GET", "/api/1/flags")
+
+
+async def test_rows_of_a_page_are_read_as_they_are_taken():
+    with a_server(a_page("flags", a_flag(id=1), a_flag(id=2, enabled="yes"), cursor=7)):
+        async with an_async_client() as client:
+            rows = await client.rows(flags.list())
+    assert (rows.next_cursor, next(iter(rows)).id) == ("7", "1")
+    with pytest.raises(AmplitudeUnexpectedAnswer, match=r"Flag: 1\.enabled"):
+        next(iter(rows))
+
+
+@pytest.mark.parametrize("call", [flags.get(1), flags.update(1, enabled=True), flags.variants(1)], ids=repr)
+async def test_only_a_list_in_pages_has_rows_and_nothing_else_is_sent_for_them(call):
+    with a_server(as_text()) as sent:
+        async with an_async_client() as client:
+            with pytest.raises(TypeError, match="no pages"):
+                await client.rows(call)
+    assert sent == []
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["iterated", "sent"])
+async def test_an_event_loop_turns_while_a_long_page_is_read(whole):
+    async def turns_while_reading(count):
+        turns = 0
+
+        async def turn():
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        with a_server(a_page("flags", *(a_flag(id=number) for number in range(count)))):
+            async with an_async_client() as client:
+                turning = asyncio.create_task(turn())
+                if whole:
+                    read = len(await client.send(flags.list()))
+                else:
+                    read = len([flag async for flag in client.iterate(flags.list())])
+                turning.cancel()
+        assert read == count
+        return turns
+
+    assert await turns_while_reading(1000) - await turns_while_reading(1) >= 9
 
 
 def test_pages_are_repeated_one_by_one_after_a_fault():

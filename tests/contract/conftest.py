@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Iterator
-from functools import lru_cache
-
-import httpx
 import pytest
 
 from airflow_amplitude_experiment.api import _retry
 from airflow_amplitude_experiment.emulator import Emulator
-
-
-@pytest.fixture(scope="session", autouse=True)
-def certificates_read_once() -> Iterator[None]:
-    """Reading them costs 20 ms per client, and nobody here speaks TLS."""
-    with pytest.MonkeyPatch.context() as patch:
-        context = lru_cache(lambda *_, **__: ssl.create_default_context())
-        patch.setattr(httpx._transports.default, "create_ssl_context", context)
-        yield
 
 
 @pytest.fixture
