@@ -8,7 +8,6 @@ Ids come from the percentages, never from positions: a plan that is edited while
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -146,9 +145,12 @@ def staged_rollout(
     ).group(group_id)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Rollout:
-    """What one call of :func:`staged_rollout` asks for, checked."""
+    """What one call of :func:`staged_rollout` asks for, checked.
+
+    What several tasks are told is made once and shared: no task changes it, and a DAG file is read again and again. (No
+    dataclass: one of this size takes two milliseconds of each parse to define.)
+    """
 
     plan: RolloutPlan
     guardrails: tuple[Guardrail, ...]
@@ -167,6 +169,15 @@ class _Rollout:
     rollback_deadline: timedelta
     traffic: dict[str, Any]
 
+    def __init__(self, **asked: Any) -> None:
+        vars(self).update(asked)
+        self._told_plan = self.plan.as_dict()
+        self._watched_by = {
+            stage.percentage: described([*self.guardrails, *stage.guardrails]) for stage in self.plan.stages
+        }
+        self._counted = self._all_guardrails()
+        self._settle = self._longest_settle().total_seconds()
+
     def group(self, group_id: str) -> TaskGroup:
         """Build the tasks."""
         from airflow.sdk import TaskGroup
@@ -177,8 +188,7 @@ class _Rollout:
         group = TaskGroup(group_id=group_id, tooltip=self.plan.offsets())
         group.default_args = {**PATIENT, **group.dag.default_args, **group.default_args}
         with group:
-            begin = self._begin()
-            tasks = _Tasks(begin=begin, last=[begin])
+            tasks = _Tasks(self._begin())
             if self._asks_before(self.plan.stages[0]):
                 self._ask(tasks, None, self.plan.stages[0])
             for number, stage in enumerate(self.plan.stages):
@@ -203,7 +213,7 @@ class _Rollout:
         return AmplitudeBeginRolloutOperator(
             task_id="begin",
             trigger_rule=IN_ORDER,
-            plan=self.plan.as_dict(),
+            plan=self._told_plan,
             enable=self.enable,
             guardrails=described(self.guardrails),
             stage_guardrails={
@@ -225,7 +235,7 @@ class _Rollout:
         ramp = AmplitudeRampStageOperator(
             task_id="ramp",
             trigger_rule=IN_ORDER,
-            plan=self.plan.as_dict(),
+            plan=self._told_plan,
             percentage=stage.percentage,
             enable=self.enable,
             on_drift=self.on_drift,
@@ -234,7 +244,7 @@ class _Rollout:
             gates=[each.task_id for each in tasks.gates],
             approve=tasks.approve.task_id if tasks.approve else None,
             mark_start_date=self.mark_start_date,
-            settle=self._settle.total_seconds(),
+            settle=self._settle,
             **self.bounds,
             **self.target,
         )
@@ -251,13 +261,12 @@ class _Rollout:
     def _watch(self, tasks: _Tasks, stage: Stage, *, before_a_raise: bool, approve: Any = None) -> None:
         from airflow_amplitude_experiment.operators.watch import AmplitudeWatchStageOperator
 
-        own = (*self.guardrails, *stage.guardrails)
         every = self.check_every or min(stage.watched, max(OFTEN, min(SELDOM, stage.watched / 12)))
         hold_for = self.hold_for or max(stage.watched, SHORTEST_HOLD)
         watch = AmplitudeWatchStageOperator(
             task_id="watch_approval" if approve else "watch",
             trigger_rule=IN_ORDER,
-            plan=self.plan.as_dict(),
+            plan=self._told_plan,
             percentage=stage.percentage,
             on_breach=self.on_breach,
             begin=tasks.begin.task_id,
@@ -265,9 +274,9 @@ class _Rollout:
             watches=[each.task_id for each in tasks.watches],
             approve=approve.task_id if approve else None,
             before_a_raise=before_a_raise,
-            guardrails=described(own),
+            guardrails=self._watched_by[stage.percentage],
             counted=self._counted,
-            callables=callables(own),
+            callables=callables([*self.guardrails, *stage.guardrails]),
             alpha=self.alpha,
             check_every=every.total_seconds(),
             hold_for=hold_for.total_seconds(),
@@ -306,9 +315,8 @@ class _Rollout:
             before >> tasks.watches[-1]
             tasks.last = [asked, tasks.watches[-1]]
 
-    @property
-    def _counted(self) -> list[dict[str, Any]]:
-        """All guardrails of the rollout; one that several stages share counts once."""
+    def _all_guardrails(self) -> list[dict[str, Any]]:
+        """Return all guardrails of the rollout; one that several stages share counts once."""
         whole = described(self.guardrails)
         for stage in self.plan.stages:
             whole += [each for each in described(stage.guardrails) if each not in whole]
@@ -320,9 +328,8 @@ class _Rollout:
             )
         return whole
 
-    @property
-    def _settle(self) -> timedelta:
-        """How long after its write a stage's numbers can't be trusted yet."""
+    def _longest_settle(self) -> timedelta:
+        """Return how long after its write a stage's numbers can't be trusted yet."""
         stated = [duration(each["settle"], "settle") for each in self._counted if "settle" in each]
         return max(stated, default=DEFAULT_SETTLE)
 
@@ -354,7 +361,6 @@ class _Rollout:
             raise ValueError(f"rollback_to={base} is above start_at={start}; a rollback only goes down.")
 
 
-@dataclass(kw_only=True, slots=True)
 class _Tasks:
     """The tasks of a group as far as it is built.
 
@@ -363,12 +369,13 @@ class _Tasks:
     :param approve: the approval that the next ramp follows, if any.
     """
 
-    begin: Any
-    last: list[Any]
-    ramps: list[Any] = field(default_factory=list)
-    watches: list[Any] = field(default_factory=list)
-    gates: list[Any] = field(default_factory=list)
-    approve: Any = None
+    def __init__(self, begin: Any) -> None:
+        self.begin = begin
+        self.last = [begin]
+        self.ramps: list[Any] = []
+        self.watches: list[Any] = []
+        self.gates: list[Any] = []
+        self.approve: Any = None
 
     def follow(self, task: Any) -> None:
         """Put a task behind what there is."""
