@@ -21,8 +21,8 @@ from airflow_amplitude_experiment.operators._run import SHORTEST_WAIT
 
 from ._moments import PASSING, after_failure, now
 
-SHARED_FOR = timedelta(minutes=1)
-"""How long one look counts for all tasks of a connection and project."""
+SHARED_FOR = timedelta(seconds=20)
+"""How long one look counts for all tasks of a connection and project; shorter than any pause between two of a task."""
 
 LONGEST_NAP = 3600.0
 """Seconds after which a sleeping wait looks at the clock again, which may have been set, or stood still."""
