@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._assets import announce
-from ._audit import Audit
 from ._base import AmplitudeOperator, is_known
 
 if TYPE_CHECKING:
@@ -125,6 +124,8 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
         """Send a call that changes something, noted in the audit; announce what it changed."""
         from airflow_amplitude_experiment.hooks.guard import object_of
         from airflow_amplitude_experiment.hooks.write import Write
+
+        from ._audit import Audit
 
         reason = self.reason or self.unguarded
         audit = Audit.of(context, environment=client.rules.environment, reason=reason, log=self.log)

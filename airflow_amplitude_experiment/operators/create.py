@@ -18,7 +18,6 @@ from airflow_amplitude_experiment.api._checks import boolean, one_of
 from airflow_amplitude_experiment.ui.links import OpenInAmplitudeLink, leave_link
 
 from ._assets import announce
-from ._audit import Audit
 from ._base import AmplitudeOperator, given, is_known, project_named
 from ._described import (
     ARGUMENTS,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from airflow_amplitude_experiment.rollout.description import Wanted
 
+    from ._audit import Audit
     from ._creation import Outcome
 
 IF_EXISTS = one_of("adopt", "update", "fail")
@@ -111,6 +111,7 @@ class _CreateOperator(AmplitudeOperator):
 
     def act(self, context: Context) -> dict[str, Any]:
         """Look by key, then create, finish, adopt or update."""
+        from ._audit import Audit
         from ._creation import Creation, Outcome
         from ._past import skip_in_the_past
 

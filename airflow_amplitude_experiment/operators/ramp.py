@@ -11,7 +11,6 @@ from airflow_amplitude_experiment.api._checks import boolean, one_of, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
 from ._assets import announce
-from ._audit import Audit, failure
 from ._base import AmplitudeTargetOperator, given, is_known
 from ._run import begun, ramped_earlier
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.rollout.ramp import RampDecision
 
+    from ._audit import Audit
     from ._run import Begun
 
 AUDITED = ("stage", "approved_by", "by_hand", "guardrails", "evidence_anew", "analysis_from")
@@ -145,6 +145,8 @@ class AmplitudeRampRolloutOperator(AmplitudeTargetOperator):
 
     def _ramp(self, context: Context, client: GuardedClient, order: Order) -> dict[str, Any]:
         from airflow_amplitude_experiment.api import AmplitudeError, AmplitudeReadOnly
+
+        from ._audit import Audit, failure
 
         audit = Audit.of(context, environment=client.rules.environment, reason=self.reason, log=self.log)
         lost: Move | None = None

@@ -17,9 +17,6 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_amplitude_experiment.api._checks import percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
-from airflow_amplitude_experiment.rollout.guardrails import callables, described
-from airflow_amplitude_experiment.rollout.plan import RolloutPlan, Stage
-from airflow_amplitude_experiment.rollout.windows import aware
 
 from ._base import AmplitudeTargetOperator, given, is_known
 from ._run import now
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
 
     from airflow_amplitude_experiment.hooks.guard import GuardedClient
     from airflow_amplitude_experiment.rollout.guardrails import Guardrail
+    from airflow_amplitude_experiment.rollout.plan import RolloutPlan, Stage
     from airflow_amplitude_experiment.rollout.ramp import RampDecision
     from airflow_amplitude_experiment.rollout.tick import Tick
 
@@ -100,6 +98,10 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
         alpha: float = 0.05,
         **kwargs: Any,
     ) -> None:
+        from airflow_amplitude_experiment.rollout.guardrails import callables, described
+        from airflow_amplitude_experiment.rollout.plan import RolloutPlan
+        from airflow_amplitude_experiment.rollout.windows import aware
+
         whole = RolloutPlan.from_dict(plan) if isinstance(plan, Mapping) else RolloutPlan.of(plan)
         super().__init__(
             percentage=whole.percentages[-1],
@@ -373,6 +375,7 @@ class AmplitudeReconcileRolloutOperator(AmplitudeRampRolloutOperator):
         return 0 if value is None else cast(int, percent("from_percentage", value))
 
     def _ahead(self) -> RolloutPlan:
+        from airflow_amplitude_experiment.rollout.plan import RolloutPlan
         from airflow_amplitude_experiment.rollout.tick import ahead
 
         return ahead(RolloutPlan.from_dict(self.plan), self._base())
@@ -419,6 +422,8 @@ def moment(name: str, value: Any) -> datetime:
 
     :raises ValueError: no ISO text, or one without an offset.
     """
+    from airflow_amplitude_experiment.rollout.windows import aware
+
     try:
         return aware(datetime.fromisoformat(value) if isinstance(value, str) else value, name)
     except ValueError as error:

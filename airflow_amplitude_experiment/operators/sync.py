@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_amplitude_experiment.api._checks import INCLUSIONS_LIMIT, Check, boolean, name
-from airflow_amplitude_experiment.rollout.inclusions import MAX_CHANGE, MODE, MOST_TO_REMOVE
 
 from ._base import AmplitudeEditOperator, given, is_known
 
@@ -110,6 +109,8 @@ class _SyncOperator(AmplitudeEditOperator):
 
         :raises ValueError: not exactly one source, or a value that can't be meant.
         """
+        from airflow_amplitude_experiment.rollout.inclusions import MAX_CHANGE, MODE
+
         sources = (self.side, "sql", "path")
         if len(named := [each for each in sources if getattr(self, each) is not None]) != 1:
             raise ValueError(f"Give exactly one of {', '.join(sources)}; given: {', '.join(named) or 'none'}")
@@ -140,6 +141,8 @@ class _SyncOperator(AmplitudeEditOperator):
 
     def order(self, context: Context) -> Order:
         """Check what is asked for, and read the source: nothing has been sent to Amplitude yet."""
+        from airflow_amplitude_experiment.rollout.inclusions import MAX_CHANGE, MODE
+
         from ._sync import Order
 
         switches = {argument: self._switch(argument) for argument in SWITCHES}
@@ -185,6 +188,8 @@ class _SyncOperator(AmplitudeEditOperator):
 
     def _source(self, mode: str) -> Source:
         """Read the one source; it stops at the first id beyond what can be of use."""
+        from airflow_amplitude_experiment.rollout.inclusions import MOST_TO_REMOVE
+
         from ._sources import from_path, from_sql, from_values
 
         options: dict[str, Any] = {
