@@ -6,9 +6,11 @@ needs no login, and is gone with all of its processes when the block is left, ho
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +61,7 @@ class AirflowServer(AirflowRest):
         self.processes: dict[str, GuardedProcess] = {}
         self._connections = dict(connections or {})
         self._environment = dict(environment or {})
+        self._settings: dict[str, str] = {}
         self._while_starting = while_starting
         self._memory = MemorySampler(memory_roots or self._guards)
 
@@ -84,18 +87,43 @@ class AirflowServer(AirflowRest):
             port=self.port,
             connections=self._connections,
         )
-        env |= self._environment
+        self._settings = env | self._environment
         self._memory.start()
-        self._migrate(env)
-        for name, arguments in COMPONENTS.items():
-            self._launch(name, arguments, of_component(name, env, home=self.home))
-        self._wait_until_healthy()
+        self._migrate(self._settings)
+        for name in COMPONENTS:
+            self.start_component(name)
+        self.wait_until_healthy()
 
     def stop(self) -> None:
         """Stop every component and wait until their last process is gone. Safe to call twice."""
         self._memory.stop()
         stop_all(self.processes.values())
         self.close()
+
+    def start_component(
+        self,
+        name: str,
+        *,
+        alias: str | None = None,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a component, also once more beside the one that runs; all are stopped with the server.
+
+        :param name: which one (``triggerer``).
+        :param alias: what this process and its log are called, where the component's name is taken.
+        :param options: further options of its command.
+        :param environment: variables that only this process has.
+        """
+        settings = {**of_component(name, self._settings, home=self.home), **(environment or {})}
+        self._launch(alias or name, [*COMPONENTS[name], *options], settings)
+
+    def end_component(self, name: str, how: signal.Signals) -> None:
+        """Send a component ``SIGTERM`` as an administrator would, or ``SIGKILL``, and wait until all of it is gone."""
+        process = self.processes[name]
+        os.kill(process.command_pid, how)
+        process.wait(60)
+        del self.processes[name]
 
     def peak_pss(self) -> int:
         """Return the highest memory of all processes together so far, in bytes (PSS; 0 where not Linux)."""
@@ -134,7 +162,8 @@ class AirflowServer(AirflowRest):
         self.processes[name] = process
         return process
 
-    def _wait_until_healthy(self) -> None:
+    def wait_until_healthy(self) -> None:
+        """Wait until every component says that it is healthy."""
         deadline = time.monotonic() + self.start_timeout
         while True:
             self.check()

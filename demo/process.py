@@ -59,6 +59,11 @@ class GuardedProcess:
         return self._guard.pid
 
     @property
+    def command_pid(self) -> int:
+        """The command's own process id, for a signal that its descendants don't get (Linux only)."""
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
+
+    @property
     def exit_code(self) -> int | None:
         """``None`` while the command runs."""
         return self._guard.poll()

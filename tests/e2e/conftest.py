@@ -81,6 +81,9 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             dags_folder=dags,
             connections=connections,
             environment={
+                # A triggerer that is silent for so long is taken for dead; the default is 30 s.
+                "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+                "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
                 "ROLLOUT_DAY": "3s",
                 "ROLLOUT_HOUR": "1s",
                 "ROLLOUT_SETTLE": "1s",
