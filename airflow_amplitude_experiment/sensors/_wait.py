@@ -96,10 +96,11 @@ class AmplitudeWaitSensor(TargetMixin, BaseSensorOperator):
         else:
             if verdict.record is not None:
                 return PokeReturnValue(is_done=True, xcom_value=self.report(verdict.record))
-            self._say_start(context, found, verdict, ends_by)
             again = next_look(now(), trigger.interval or 60.0)
         if ends_by and now() >= ends_by:
-            raise AirflowSensorTimeout(f"It is {now():%Y-%m-%d %H:%M:%SZ}, and the deadline was {ends_by.isoformat()}")
+            raise AirflowSensorTimeout(self._time_is_up())
+        if found is not None:
+            self._say_start(context, found, verdict, ends_by)
         if self.deferrable:
             self._leave_to_triggerer(trigger, found, verdict, again, ends_by)
         return PokeReturnValue(is_done=False)
@@ -119,13 +120,21 @@ class AmplitudeWaitSensor(TargetMixin, BaseSensorOperator):
             return self.report(validated(event, *self.fields))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on as Airflow's sensors do; before 3.3 they forget ``soft_fail`` where the triggerer's time was up."""
+        """Go on as Airflow's sensors do, but say whose time was up; before 3.3 they also forget ``soft_fail`` then."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except AirflowSensorTimeout as error:
             if self.soft_fail:
                 raise AirflowSkipException("Skipping due to soft_fail is set to True.") from error
-            raise
+            raise AirflowSensorTimeout(self._time_is_up()) from error
+
+    def _time_is_up(self) -> str:
+        from airflow_amplitude_experiment.triggers._moments import now
+
+        ends_by = self._ends_by()
+        passed = ends_by is not None and now() >= ends_by
+        limit = f"the deadline was {ends_by}" if passed else f"the timeout is {timedelta(seconds=self.timeout)}"
+        return f"{self.kind.capitalize()} {self._name()}: not over at {now():%Y-%m-%d %H:%M:%SZ}, and {limit}"
 
     def _trigger(self) -> AmplitudeWaitTrigger:
         by_key = self.flag_key is not None or self.experiment_key is not None
@@ -224,5 +233,5 @@ def seconds(name: str, interval: Any) -> float:
 def how_often(interval: float | None) -> str:
     """Say how often it is looked at."""
     if interval is None:
-        return "as often as 2 % of the daily quota allows, a minute at the least between looks"
+        return "as often as 2 % of the daily quota allows"
     return f"every {interval / 60:g} min" if interval >= 60 else f"every {interval:g} s"
