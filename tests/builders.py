@@ -85,7 +85,7 @@ class FakeTaskInstance:
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = json.loads(json.dumps(value))
 
-    def xcom_pull(self, task_ids: str | list[str], key: str = "return_value", map_indexes: int | None = None) -> Any:
+    def xcom_pull(self, task_ids: str | list[str], key: str = "return_value", **_: Any) -> Any:
         if isinstance(task_ids, list):
             return [self.xcom_pull(task_id, key) for task_id in task_ids]
         if task_ids == self.task_id and key in self.xcoms:
