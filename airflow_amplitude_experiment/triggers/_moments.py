@@ -32,8 +32,6 @@ PAUSE = 5.0
 PER_REQUEST = 3.0
 """Seconds that pass for each request of a round before the next one: twenty a minute, whatever was asked for."""
 
-LONGEST_PAUSE = 60.0
-
 DAILY_REQUESTS = 100_000 * 0.02
 """What the waits of one stream may take of a project's requests in a day."""
 
@@ -60,7 +58,7 @@ def next_look(moment: datetime, recheck: float) -> datetime:
 
 def after_round(moment: datetime, requests: int) -> datetime:
     """Return when the next round may begin, after one of so many requests."""
-    return moment + timedelta(seconds=min(max(PAUSE, PER_REQUEST * requests), LONGEST_PAUSE))
+    return moment + timedelta(seconds=max(PAUSE, PER_REQUEST * requests))
 
 
 def after_failure(moment: datetime, failures: int, error: Exception) -> datetime:

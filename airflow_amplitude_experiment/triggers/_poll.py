@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from airflow_amplitude_experiment.api import (
     AmplitudeAuthError,
     AmplitudeError,
     AmplitudePermissionError,
+    AmplitudeUnexpectedAnswer,
     RolloutRefused,
 )
 
@@ -35,10 +37,10 @@ PAGE = 1000
 """Objects on one page of a list, the most that Amplitude gives."""
 
 AT_ONCE = 50
-"""Waits that are told their news before the event loop gets its turn; Airflow has work with each that ends."""
+"""Rows that are read, and waits that are told their news, before the event loop gets its turn."""
 
-ALONE_AT_ONCE = 100
-"""Objects that are read alone in one round. At a client's pace that takes long enough for what else comes due."""
+ALONE_AT_ONCE = 20
+"""Objects that are read alone in one round, those that are due the longest. The others' turn comes a minute later."""
 
 
 class Poll:
@@ -127,38 +129,38 @@ class Poll:
         project = board.stream.project_id or client.rules.project_id
         crowd, alone = board.crowd(moment, self._usual()), board.due(moment)
         if len({watch.name for watch in crowd}) > (board.pages or 1):
-            seen = await self._read_list(client, crowd, project)
-            alone = [watch for watch in board.due(moment) if watch not in seen]
+            with suppress(AmplitudeUnexpectedAnswer):  # one row that can't be read must not keep all from their turn
+                await self._read_list(client, {watch.name for watch in crowd}, project)
+            told = set(self._looked)
+            alone = [watch for watch in board.due(moment) if watch not in told]
         by_name: dict[tuple[Name, bool], list[Watch]] = defaultdict(list)
         for watch in alone:
             by_name[watch.name, watch.archived_too].append(watch)
         for watches in list(by_name.values())[:ALONE_AT_ONCE]:
             await self._read_one(client, watches, project)
 
-    async def _read_list(self, client: Any, crowd: list[Watch], project: str | None) -> set[Watch]:
-        """Read pages until all are seen, or the rest is cheaper one by one; return who was told the news."""
+    async def _read_list(self, client: Any, missing: set[Name], project: str | None) -> None:
+        """Read pages until nobody is missing, or the rest is cheaper one by one."""
         from airflow_amplitude_experiment.api._pages import Pages
         from airflow_amplitude_experiment.hooks.lookup import calls_of
 
-        by_name, seen, read = self._index(project), set[Watch](), 0
-        missing = {watch.name for watch in crowd}
-        calls: Any = calls_of(self.board.stream.kind)  # type: ignore[arg-type]
+        board, waiting, read = self.board, self._index(project), 0
+        calls: Any = calls_of(board.stream.kind)  # type: ignore[arg-type]
         pages: Pages[Any] = Pages(calls.list(limit=PAGE, **({"project_id": project} if project else {})))
         while (call := pages.next_call()) is not None:
             self._requests += 1
-            for row in pages.fresh(await client.send(call)):
+            for row in pages.fresh(await client.rows(call)):
                 for name in (Name(row.id), Name(None, row.key)):
                     missing.discard(name)
-                    for watch in by_name.get(name, ()):
-                        if await self._tell_listed(watch, row):
-                            seen.add(watch)
+                    for watch in waiting.get(name, ()):
+                        await self._tell_listed(watch, row)
+                await self._breathe()
             read += 1
-            left = read if self.board.pages is None else max(self.board.pages - read, 0)
+            left = read if board.pages is None else max(board.pages - read, 0)
             if pages.next_call() is not None and len(missing) < max(left, 1):
-                self.board.pages = max(self.board.pages or 0, read + 1)
-                return seen
-        self.board.pages = max(read, 1)
-        return seen
+                board.pages = max(board.pages or 0, read + 1)
+                return
+        board.pages = max(read, 1)
 
     def _index(self, project: str | None) -> dict[Name, list[Watch]]:
         """Find waits by what a row shows; by key only where one project is read, as keys are its own."""
@@ -168,13 +170,12 @@ class Poll:
                 index[watch.name].append(watch)
         return index
 
-    async def _tell_listed(self, watch: Watch, row: Any) -> bool:
-        """Tell a wait what a list shows; say whether that was enough."""
+    async def _tell_listed(self, watch: Watch, row: Any) -> None:
+        """Tell a wait what a list shows, if that is enough."""
         if watch.lists_show_it is None and lacking(row, watch.needs):
             watch.lacked = True
-            return False
-        await self._tell(watch, row)
-        return True
+        else:
+            await self._tell(watch, row)
 
     async def _read_one(self, client: Any, watches: list[Watch], project: str | None) -> None:
         """Read one object for all who wait for it. What is wrong with this object is not the others' concern."""

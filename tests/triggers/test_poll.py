@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -18,11 +19,12 @@ from airflow_amplitude_experiment.api import (
     AmplitudePermissionError,
     AmplitudeRateLimited,
     AmplitudeServerError,
+    AmplitudeUnexpectedAnswer,
     RolloutRefused,
 )
 from airflow_amplitude_experiment.api.models import Page
 from airflow_amplitude_experiment.triggers import _board, _moments, _poll
-from airflow_amplitude_experiment.triggers._board import Board, Stream, Watch
+from airflow_amplitude_experiment.triggers._board import Board, Stream, Watch, hosting, waiting
 from airflow_amplitude_experiment.triggers._moments import usual_interval
 from airflow_amplitude_experiment.triggers._poll import Poll
 from airflow_amplitude_experiment.triggers._verdict import Verdict
@@ -80,6 +82,7 @@ class FakeAmplitude:
         self.objects = {str(number): {"id": str(number), "key": f"e{number}"} for number in range(1, count + 1)}
         self.archived = set()
         self.not_in_lists = set()
+        self.broken = set()
         self.errors = []
         self.sent = []
         self.opened = 0
@@ -95,6 +98,9 @@ class FakeAmplitude:
     async def __aexit__(self, *_):
         return None
 
+    async def rows(self, call):
+        return await self.send(call)
+
     async def send(self, call):
         self.sent.append((self.clock.moment, call.endpoint))
         await asyncio.sleep(0)
@@ -102,18 +108,22 @@ class FakeAmplitude:
             raise error
         if call.endpoint == "experiments.get":
             return self._details(str(call.arguments["id"]))
-        rows = [
-            an_experiment(**{name: value for name, value in each.items() if name not in self.not_in_lists})
-            for key, each in self.objects.items()
-            if key not in self.archived
-        ]
+        shown = [each for number, each in self.objects.items() if number not in self.archived]
         if "key" in call.arguments:
-            return Page([row for row in rows if row.key == call.arguments["key"]])
+            return Page(self._rows(each for each in shown if each["key"] == call.arguments["key"]))
         start = int(call.arguments.get("cursor", 0))
         end = start + self.page
-        return Page(rows[start:end], str(end) if end < len(rows) else None)
+        return Page(self._rows(shown[start:end]), str(end) if end < len(shown) else None)
+
+    def _rows(self, objects):
+        for each in objects:
+            if each["id"] in self.broken:
+                raise AmplitudeUnexpectedAnswer("not the documented shape", status=200)
+            yield an_experiment(**{name: value for name, value in each.items() if name not in self.not_in_lists})
 
     def _details(self, object_id):
+        if object_id in self.broken:
+            raise AmplitudeUnexpectedAnswer("not the documented shape", status=200)
         if object_id not in self.objects:
             raise AmplitudeNotFound("gone", status=404, method="GET", path=f"/api/1/experiments/{object_id}")
         return an_experiment(**self.objects[object_id], deleted=object_id in self.archived)
@@ -239,6 +249,34 @@ def test_a_field_that_details_leave_out_too_is_simply_not_set_and_lists_go_on(cl
     assert amplitude.requests() == {"experiments.list": 3, "experiments.get": 3}
 
 
+def test_a_key_that_reads_like_another_objects_id_is_not_taken_for_it(clock):
+    amplitude = FakeAmplitude(clock, 50)
+    amplitude.objects["7"]["key"] = "8"
+    amplitude.objects["7"]["state"] = "running"
+    by_key, by_id = a_watch(object_id=None, object_key="8"), a_watch(8)
+    polled(amplitude, [by_key, by_id, a_watch(9)], until=90 * SECOND)
+    assert by_key.event["id"] == "7"
+    assert not by_id.settled
+
+
+def test_objects_that_are_read_alone_take_turns_twenty_in_a_round(clock):
+    amplitude = FakeAmplitude(clock, 50)
+    amplitude.archived = set(amplitude.objects)
+    watches = [a_watch(number) for number in range(1, 51)]
+    polled(amplitude, watches, until=90 * SECOND)
+    assert sum(watch.settled for watch in watches) == _poll.ALONE_AT_ONCE
+    polled(amplitude, watches, until=10 * MINUTE)
+    assert all(watch.settled for watch in watches)
+
+
+def test_those_come_first_who_are_due_the_longest():
+    board = Board(STREAM)
+    watches = [a_watch(number, look_at=NOW + number * MINUTE) for number in (3, 1, 2, 60)]
+    for watch in watches:
+        board.add(watch)
+    assert board.due(NOW + 10 * MINUTE) == [watches[1], watches[2], watches[0]]
+
+
 # --- when it looks -----------------------------------------------------------------------------------------
 
 
@@ -307,6 +345,27 @@ def test_an_interval_that_was_asked_for_is_kept(clock):
     assert amplitude.requests() == {"experiments.get": 6}
 
 
+@pytest.mark.parametrize("interval", [1.0, 30.0])
+def test_twenty_requests_a_minute_are_the_most_whatever_was_asked_for(clock, interval):
+    amplitude = FakeAmplitude(clock, 1000, page=100)
+    often = [a_watch(number, never, interval=interval) for number in range(1, 801)]
+    ends = [NOW + number * 2 * SECOND for number in range(200)]
+    ending = [
+        a_watch(801 + number, at(end), look_at=NOW + 24 * HOUR, matters_at=end, interval=900.0)
+        for number, end in enumerate(ends)
+    ]
+    polled(amplitude, often + ending, until=10 * MINUTE)
+    assert all(watch.settled for watch in ending)
+    assert len(amplitude.sent) <= 20 * 10 + 20  # those of the last round count for the minute after it
+
+
+def test_few_waits_are_looked_at_as_often_as_they_ask_beside_many_that_do_not(clock):
+    amplitude = FakeAmplitude(clock, 1000, page=100)
+    seldom = [a_watch(number, never, interval=3600.0, look_at=NOW + HOUR) for number in range(1, 1000)]
+    polled(amplitude, [*seldom, a_watch(1000, never, interval=10.0)], until=10 * MINUTE)
+    assert amplitude.requests() == {"experiments.get": 54}
+
+
 @pytest.mark.parametrize(("requests", "at_least", "interval"), [(1, 60, 60), (1, 300, 300), (10, 60, 432)])
 def test_the_usual_interval_grows_with_what_a_round_costs(requests, at_least, interval):
     assert usual_interval(requests, at_least) == interval
@@ -322,7 +381,7 @@ def test_passing_errors_pause_the_poll_ever_longer_and_fail_nobody(clock, error)
     amplitude.objects["1"]["state"] = "running"
     watches = [a_watch(number) for number in range(1, 11)]
     polled(amplitude, watches)
-    gaps = [after - before for (before, _), (after, _) in zip(amplitude.sent, amplitude.sent[1:], strict=False)]
+    gaps = [after - before for (before, _), (after, _) in pairwise(amplitude.sent)]
     assert gaps[0] < gaps[1] < gaps[2]
     assert [watch.settled for watch in watches] == [True, *[False] * 9]
 
@@ -354,6 +413,18 @@ def test_an_object_that_is_gone_ends_only_those_who_wait_for_it(clock):
     polled(amplitude, watches, until=3 * MINUTE)
     assert watches[0].event["error"]["type"] == "AmplitudeNotFound"
     assert not watches[1].settled
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_an_object_that_can_not_be_read_keeps_no_other_from_its_turn(clock, count):
+    """Neither where objects are read alone, nor where a page holds it."""
+    amplitude = FakeAmplitude(clock, 50)
+    amplitude.broken = {"1"}
+    watches = [a_watch(number) for number in range(1, count + 1)]
+    for number in range(2, count + 1):
+        amplitude.objects[str(number)]["state"] = "running"
+    polled(amplitude, watches, until=20 * MINUTE)
+    assert [watch.settled for watch in watches] == [False] + [True] * (count - 1)
 
 
 def test_without_a_project_one_objects_403_is_its_own(clock):
@@ -425,6 +496,93 @@ def test_the_poll_outlives_whatever_it_meets(clock):
     first, second = asyncio.run(run())
     assert isinstance(first.failure, RuntimeError)
     assert second.event["id"] == "1"
+
+
+def test_what_ends_all_waits_gives_the_event_loop_its_turn_between_them(clock):
+    """Airflow has work with each wait that ends, and a thousand in one turn would block its loop for long."""
+    amplitude = FakeAmplitude(clock, 5)
+    amplitude.errors = [AmplitudeAuthError("no", status=401, method="GET", path="/x")]
+    watches = [a_watch(number) for number in range(1, 1001)]
+    ended = []
+
+    async def run():
+        board = Board(STREAM)
+        for watch in watches:
+            board.add(watch)
+        poll = Poll(board, amplitude.open)
+        await poll.step()
+        last = asyncio.ensure_future(poll.step())
+        while not last.done():
+            await asyncio.sleep(0)
+            ended.append(sum(watch.settled for watch in watches))
+
+    asyncio.run(run())
+    assert ended[-1] == 1000
+    assert max(after - before for before, after in pairwise(ended)) <= _poll.AT_ONCE
+
+
+def test_a_poll_that_is_stopped_in_the_middle_of_a_read_is_not_taken_up_at_once_by_the_next(clock):
+    """A thousand waits that are cancelled one after the other would send a request each."""
+    amplitude = FakeAmplitude(clock, 5)
+
+    async def run():
+        board = Board(STREAM)
+        board.add(a_watch(1, never))
+        await Poll(board, amplitude.open).step()
+        stopped = asyncio.ensure_future(Poll(board, amplitude.open).step())
+        await asyncio.sleep(0)
+        stopped.cancel()
+        await asyncio.wait([stopped])
+        await Poll(board, amplitude.open).step()
+
+    asyncio.run(run())
+    assert len(amplitude.sent) == 1
+    assert clock.moment > NOW + MINUTE
+
+
+# --- who looks ---------------------------------------------------------------------------------------------
+
+
+def test_where_the_host_of_the_poll_is_gone_a_wait_drives_it(clock):
+    async def run():
+        first, second = a_watch(1), a_watch(2)
+        with waiting(STREAM, first) as board, waiting(STREAM, second):
+            with hosting(STREAM):
+                assert not board.drives(first)
+            assert board.drives(first)
+            assert not board.drives(second)
+            await asyncio.wait_for(first.news(), 60)
+
+    asyncio.run(run())
+
+
+def test_a_host_that_comes_late_takes_the_poll_over_from_a_wait_that_sleeps(clock, monkeypatch):
+    amplitude = FakeAmplitude(clock, 5)
+    monkeypatch.undo()
+
+    async def run():
+        watch = Watch(never, datetime.now(UTC) + HOUR, object_id="1")
+        with waiting(STREAM, watch) as board:
+            assert board.drives(watch)
+            sleeping = asyncio.ensure_future(Poll(board, amplitude.open).step())
+            await asyncio.sleep(0)
+            with hosting(STREAM):
+                await asyncio.wait_for(sleeping, 60)
+                assert not board.drives(watch)
+
+    asyncio.run(run())
+
+
+def test_a_board_is_forgotten_once_nobody_waits_or_drives(clock):
+    async def run():
+        with waiting(STREAM, a_watch(1)) as first, waiting(STREAM, a_watch(2)) as again:
+            assert again is first
+        with waiting(STREAM, a_watch(1)) as anew:
+            assert anew is not first
+        with hosting(STREAM) as hosted, waiting(STREAM, a_watch(1)) as with_host:
+            assert with_host is hosted
+
+    asyncio.run(run())
 
 
 def test_a_round_gives_the_event_loop_its_turn_between_the_waits(clock):

@@ -214,6 +214,35 @@ def test_airflows_shared_stream_hosts_one_poll_for_all(amplitude, clock):
     assert sent(amplitude) == ["flags"] * 10  # one a minute
 
 
+@pytest.mark.parametrize("failure", [RuntimeError("Airflow's own"), asyncio.CancelledError()])
+def test_waits_outlive_airflows_host_of_the_poll(amplitude, clock, monkeypatch, failure):
+    """Airflow fails the streams of all who wait, or, where its host is cancelled, tells nobody."""
+    shared_stream = pytest.importorskip("airflow.triggers.shared_stream")
+    triggers = [a_trigger(amplitude, f"f{number}") for number in range(5)]
+    step, failing = _poll.Poll.step, [failure]
+
+    async def failing_once(self):
+        if failing:
+            raise failing.pop()
+        await step(self)
+
+    async def wait(manager, number, trigger):
+        stream = manager.subscribe(trigger_id=number, trigger=trigger, key=trigger.shared_stream_key())
+        return await first_of(trigger.filter_shared_stream(stream))
+
+    async def run():
+        manager = shared_stream.SharedStreamManager(log=shared_stream.log)
+        waits = [asyncio.ensure_future(wait(manager, number, each)) for number, each in enumerate(triggers)]
+        await asyncio.sleep(0)
+        monkeypatch.setattr(_poll.Poll, "step", failing_once)
+        for number in range(5):
+            amplitude.change(f"f{number}", rolloutPercentage=90)
+        return await asyncio.wait_for(asyncio.gather(*waits), 60)
+
+    assert [event["key"] for event in asyncio.run(run())] == [f"f{number}" for number in range(5)]
+    assert not failing
+
+
 @pytest.mark.parametrize(("status", "name"), [(401, "AmplitudeAuthError"), (403, "AmplitudePermissionError")])
 def test_a_refused_key_ends_all_with_the_reason(amplitude, clock, status, name):
     amplitude.fault("status", status=status, times=None)
