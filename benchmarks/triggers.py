@@ -351,7 +351,7 @@ def end_of(number: int, begin: float) -> float:
 
 
 def in_iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(round(moment), UTC).isoformat()
 
 
 @contextmanager

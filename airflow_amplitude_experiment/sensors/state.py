@@ -45,6 +45,7 @@ class AmplitudeStateSensor(AmplitudeWaitSensor):
         be sent to the triggerer.
     :param poke_interval: seconds or a timedelta between looks. Default: as often as 2 % of the daily quota allow for
         all that wait, at least a minute (5 minutes where Airflow is older than 3.3); without deferring 5 minutes.
+        Where many wait, twenty requests a minute are the most that a triggerer sends for them, whatever is asked for.
     :param deadline: the wait ends here, whatever try it is: a datetime with a time zone, or its ISO 8601 text.
     :param deferrable: wait in the triggerer. With ``False`` the task pokes: see ``mode`` and ``poke_interval``.
     :param timeout: fail (with ``soft_fail``: skip) after so long; seconds or a timedelta. Each try has its own.

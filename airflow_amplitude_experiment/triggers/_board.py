@@ -187,6 +187,7 @@ class Board:
         self.stream = stream
         self.watches: dict[Watch, None] = {}
         self.pages: int | None = None
+        self.list_unreadable = False
         self.failures = 0
         self.lookups_failed = 0
         self.connected = False

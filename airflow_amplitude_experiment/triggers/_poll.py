@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -129,8 +128,7 @@ class Poll:
         project = board.stream.project_id or client.rules.project_id
         crowd, alone = board.crowd(moment, self._usual()), board.due(moment)
         if len({watch.name for watch in crowd}) > (board.pages or 1):
-            with suppress(AmplitudeUnexpectedAnswer):  # one row that can't be read must not keep all from their turn
-                await self._read_list(client, {watch.name for watch in crowd}, project)
+            await self._read_what_lists_show(client, {watch.name for watch in crowd}, project)
             told = set(self._looked)
             alone = [watch for watch in board.due(moment) if watch not in told]
         by_name: dict[tuple[Name, bool], list[Watch]] = defaultdict(list)
@@ -138,6 +136,17 @@ class Poll:
             by_name[watch.name, watch.archived_too].append(watch)
         for watches in list(by_name.values())[:ALONE_AT_ONCE]:
             await self._read_one(client, watches, project)
+
+    async def _read_what_lists_show(self, client: Any, missing: set[Name], project: str | None) -> None:
+        """Read the list. One row that can't be read must not keep all from their turn: they are read alone then."""
+        board = self.board
+        try:
+            await self._read_list(client, missing, project)
+            board.list_unreadable = False
+        except AmplitudeUnexpectedAnswer as error:
+            if not board.list_unreadable:
+                log.warning("%s The wait goes on; what this list would show is read object by object.", error)
+            board.list_unreadable = True
 
     async def _read_list(self, client: Any, missing: set[Name], project: str | None) -> None:
         """Read pages until nobody is missing, or the rest is cheaper one by one."""

@@ -416,7 +416,7 @@ def test_an_object_that_is_gone_ends_only_those_who_wait_for_it(clock):
 
 
 @pytest.mark.parametrize("count", [2, 30])
-def test_an_object_that_can_not_be_read_keeps_no_other_from_its_turn(clock, count):
+def test_an_object_that_can_not_be_read_keeps_no_other_from_its_turn(clock, caplog, count):
     """Neither where objects are read alone, nor where a page holds it."""
     amplitude = FakeAmplitude(clock, 50)
     amplitude.broken = {"1"}
@@ -425,6 +425,7 @@ def test_an_object_that_can_not_be_read_keeps_no_other_from_its_turn(clock, coun
         amplitude.objects[str(number)]["state"] = "running"
     polled(amplitude, watches, until=20 * MINUTE)
     assert [watch.settled for watch in watches] == [False] + [True] * (count - 1)
+    assert caplog.text.count("read object by object") == 1
 
 
 def test_without_a_project_one_objects_403_is_its_own(clock):
