@@ -143,7 +143,8 @@ class Client(_Base):
         return answer
 
     def _attempt(self, exchange: Exchange[T]) -> T:
-        time.sleep(self._pace.reserve())
+        if wait := self._pace.reserve():
+            time.sleep(wait)  # also none at all would cost up to a millisecond, on a busy machine
         with self._pace.answered(), exchange.watched():
             response = self._http.send(exchange.request(self._http), stream=True)
             try:
@@ -203,7 +204,8 @@ class AsyncClient(_Base):
         return answer
 
     async def _attempt(self, exchange: Exchange[T]) -> T:
-        await asyncio.sleep(self._pace.reserve())
+        if wait := self._pace.reserve():
+            await asyncio.sleep(wait)
         with self._pace.answered(), exchange.watched():
             response = await self._http.send(exchange.request(self._http), stream=True)
             try:
@@ -238,10 +240,10 @@ class AsyncClient(_Base):
 
 async def _in_turns(rows: Iterable[T]) -> AsyncIterator[T]:
     """Yield what takes its time to read, and let the event loop turn in between."""
-    for number, row in enumerate(rows, 1):
-        yield row
+    for number, row in enumerate(rows):
         if number % IN_ONE_TURN == 0:
             await asyncio.sleep(0)
+        yield row
 
 
 @cache

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ def _whole_if_whole(value: Any) -> Any:
 
 
 Id = Annotated[str, BeforeValidator(_id_text)]
-Number = Annotated[int | float, BeforeValidator(_whole_if_whole)]
+Number = Annotated[int | Annotated[float, AfterValidator(_whole_if_whole)], Field(union_mode="left_to_right")]
 Ids = list[Id]
 
 
