@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_amplitude_experiment.api._checks import boolean, percent
 from airflow_amplitude_experiment.api.errors import RolloutRefused
 
-from ._base import given
+from ._base import AmplitudeTargetOperator, given
 from ._run import (
     BETWEEN_LOOKS_AT_A_FREEZE,
     SHORTEST_WAIT,
@@ -42,7 +42,7 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
 
     :param plan: the plan as ``RolloutPlan.as_dict()`` gives it.
     :param percentage: the stage's percentage.
-    :param start_at, rollback_to: as in ``staged_rollout``.
+    :param start_at, rollback_to, segment, enable, on_drift: as in ``staged_rollout``.
     :param begin: task id of the rollout's ``begin``.
     :param ramps: task ids of the earlier stages' ramps, in order.
     :param gates: task ids of the watches that this ramp follows, in order.
@@ -56,7 +56,18 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
     Source: Management API, "Edit experiment" and "Edit flag" (``rolloutPercentage``, ``targetSegments``).
     """
 
-    template_fields: Sequence[str] = (*AmplitudeRampRolloutOperator.template_fields, "start_at", "rollback_to")
+    template_fields: Sequence[str] = (
+        *AmplitudeTargetOperator.template_fields,
+        "start_at",
+        "rollback_to",
+        "segment",
+        "enable",
+        "on_drift",
+    )
+
+    from_percentage: int | str | None = None
+    allow_decrease: bool | str = False
+    """What a single ramp can be told; that of a stage follows from the plan."""
 
     def __init__(
         self,
@@ -65,6 +76,9 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
         percentage: int,
         start_at: int | str | None = None,
         rollback_to: int | str | None = None,
+        segment: str | None = None,
+        enable: bool | str = False,
+        on_drift: str = "fail",
         begin: str,
         ramps: Sequence[str] = (),
         gates: Sequence[str] = (),
@@ -73,7 +87,13 @@ class AmplitudeRampStageOperator(AmplitudeRampRolloutOperator):
         settle: float = 300.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(percentage=percentage, **kwargs)
+        # Not by way of the ramp: Airflow merges the DAG's default_args in every __init__ on the way, for every task.
+        AmplitudeTargetOperator.__init__(self, **kwargs)
+        self.percentage = percentage
+        self.segment = segment
+        self.enable = enable
+        self.on_drift = on_drift
+        self._check_what_is_known()
         self.plan = dict(plan)
         self.start_at = start_at
         self.rollback_to = rollback_to
