@@ -116,7 +116,6 @@ class Watch:
             self.settle(error_event(error))
             return
         self._matters_at = verdict.matters_at
-        self.look_again(self.look_at)
         if verdict.said:
             self._said = [*(self._said or ()), verdict.said]
             self.nudge()
