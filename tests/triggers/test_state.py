@@ -208,10 +208,29 @@ def test_airflows_shared_stream_hosts_one_poll_for_all(amplitude, clock):
     async def run():
         manager = shared_stream.SharedStreamManager(log=shared_stream.log)
         clock.at(NOW + 10 * MINUTE, lambda: [amplitude.change(f"f{n}", rolloutPercentage=90) for n in range(20)])
-        return await asyncio.gather(*(wait(manager, number, each) for number, each in enumerate(triggers)))
+        events = await asyncio.gather(*(wait(manager, number, each) for number, each in enumerate(triggers)))
+        assert not _board._BOARDS[asyncio.get_running_loop()]
+        return events
 
     assert [event["key"] for event in asyncio.run(run())] == [f"f{number}" for number in range(20)]
     assert sent(amplitude) == ["flags"] * 10  # one a minute
+
+
+def test_a_poll_whose_waits_have_all_ended_sends_nothing_more_and_is_forgotten(amplitude, clock):
+    amplitude.change("f0", rolloutPercentage=60)
+
+    async def run():
+        for _ in range(2):
+            await first_of(a_trigger(amplitude).run())
+            assert not _board._BOARDS[asyncio.get_running_loop()]
+        left = asyncio.ensure_future(first_of(a_trigger(amplitude, "f1").run()))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait([left])
+        assert not _board._BOARDS[asyncio.get_running_loop()]
+
+    asyncio.run(run())
+    assert len(sent(amplitude)) == 2
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("Airflow's own"), asyncio.CancelledError()])
