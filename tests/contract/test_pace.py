@@ -6,12 +6,18 @@ import asyncio
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_amplitude_experiment.api import _client, flags
+from airflow_amplitude_experiment.api import _client, _retry, flags
 from airflow_amplitude_experiment.api._client import AsyncClient, Client, Pace
+from airflow_amplitude_experiment.emulator import Emulator
+from airflow_amplitude_experiment.operators import AmplitudeRampRolloutOperator, _quota
+from airflow_amplitude_experiment.triggers import _quota as trigger_module
+from tests.builders import a_context_of_an_hour_ago, connect
 
 LIMIT = 100
 PACE = 5
@@ -95,3 +101,57 @@ def test_a_lag_costs_a_client_no_more_than_its_share_of_a_second(monkeypatch):
         with kept.answered():
             clock.now += 0.1
     assert clock.now - 1000.0 == pytest.approx(20 * 1.1, abs=1.0)
+
+
+# --- the quota of the day ---------------------------------------------------------------------------
+
+
+class Clock:
+    """The time of Amplitude and of the triggerer; it passes only while a trigger sleeps."""
+
+    def __init__(self):
+        self.moment = datetime.now(UTC).replace(hour=20, minute=0)
+
+    def __call__(self):
+        return self.moment
+
+    async def sleep(self, seconds):
+        self.moment += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(_retry, "PATIENCE", 0.0)
+    fake = Clock()
+    monkeypatch.setattr(_quota, "now", fake)
+    monkeypatch.setattr(trigger_module, "now", fake)
+    monkeypatch.setattr(trigger_module, "sleep", fake.sleep)
+    return fake
+
+
+@pytest.mark.parametrize("retry_after", ["none", "seconds", "date"])
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_a_task_that_uses_up_the_days_quota_goes_on_in_the_first_minutes_of_the_next_day(
+    monkeypatch, clock, left, retry_after
+):
+    with Emulator(clock=clock) as emulator:
+        connect(monkeypatch, emulator)
+        emulator.add_flag("nav", enabled=True, rollout_percentage=10)
+        emulator.options(requests_per_second=None, requests_per_day=left, retry_after=retry_after)
+        ramp = AmplitudeRampRolloutOperator(task_id="ramp", flag_key="nav", percentage=25)
+        context, began = a_context_of_an_hour_ago(), clock()
+
+        with pytest.raises(TaskDeferred) as deferred:
+            ramp.execute(context)
+        spent = len(emulator.requests())
+        emulator.options(requests_per_day=100)  # of the next day too
+        monkeypatch.setattr(emulator.world.limits, "_days", {"100001": (began.date().isoformat(), 100)})
+        event = asyncio.run(anext(deferred.value.trigger.run()))
+
+        assert clock().date() == began.date() + timedelta(days=1)
+        assert (clock().hour, clock().minute < 6) == (0, True)
+        assert len(emulator.requests()) - spent <= 9
+        ramp.resume_execution(deferred.value.method_name, {"event": event.payload}, context)
+        assert emulator.flag("nav")["rolloutPercentage"] == 25
+        sent = [each["method"] for each in emulator.requests() if each["status"] == 200]
+        assert sent.count("PATCH") == 1

@@ -28,6 +28,7 @@ from airflow_amplitude_experiment.operators.watch import AmplitudeWatchStageOper
 from airflow_amplitude_experiment.rollout import RolloutPlan
 from airflow_amplitude_experiment.triggers import _moments
 from tests.builders import a_context_of_an_hour_ago, connect
+from tests.dags import loaded
 from tests.rollout.test_crashes import PLAN as STAGED
 from tests.rollout.test_crashes import SHAPES, STAGES, a_rollout, of, percentage_in
 from tests.watched import seen_requests
@@ -304,6 +305,36 @@ def test_no_key_is_in_what_airflow_stores(amplitude, caplog):
     assert "slow down" in caplog.text
     shown = f"{deferred.trigger.serialize()}{deferred.kwargs}{context['ti'].xcoms}{caplog.text}"
     assert amplitude.management_key not in shown
+
+
+DAG_FILE = """
+from airflow.sdk import DAG
+from airflow_amplitude_experiment.operators import AmplitudeRampRolloutOperator
+
+with DAG("waits_for_quota", schedule=None, default_args={"retries": 0}) as dag:
+    AmplitudeRampRolloutOperator.partial(task_id="ramp", flag_key="new-checkout").expand(percentage=[25])
+"""
+
+
+def test_a_run_of_dag_test_waits_too_and_goes_on_without_a_retry(amplitude, monkeypatch, airflow_db):
+    from airflow_amplitude_experiment.triggers import _quota as trigger_module
+
+    clock = SimpleNamespace(ahead=timedelta(0))
+
+    async def pass_by(seconds):
+        clock.ahead += timedelta(seconds=seconds)
+        amplitude.options(requests_per_day=None)
+
+    monkeypatch.setattr(trigger_module, "now", lambda: datetime.now(UTC) + clock.ahead)
+    monkeypatch.setattr(trigger_module, "sleep", pass_by)
+    amplitude.options(requests_per_day=2)  # the ramp is written, and can't be read back
+    run = loaded(airflow_db, "waits_for_quota", DAG_FILE).test()
+    (task,) = run.get_task_instances()
+    assert str(run.state) == "success"
+    assert (task.state, task.try_number) == ("success", 1)
+    assert clock.ahead > timedelta(minutes=1)
+    assert amplitude.flag(KEY)["rolloutPercentage"] == 25
+    assert [method for method, _, _ in writes(amplitude)] == ["PATCH"]
 
 
 # --- a task that had waited for something else ---------------------------------------------------------------
