@@ -172,8 +172,10 @@ class _Rollout:
     def __init__(self, **asked: Any) -> None:
         vars(self).update(asked)
         self._told_plan = self.plan.as_dict()
+        self._everywhere = described(self.guardrails)
         self._watched_by = {
-            stage.percentage: described([*self.guardrails, *stage.guardrails]) for stage in self.plan.stages
+            stage.percentage: described([*self.guardrails, *stage.guardrails]) if stage.guardrails else self._everywhere
+            for stage in self.plan.stages
         }
         self._counted = self._all_guardrails()
         self._settle = self._longest_settle().total_seconds()
@@ -215,7 +217,7 @@ class _Rollout:
             trigger_rule=IN_ORDER,
             plan=self._told_plan,
             enable=self.enable,
-            guardrails=described(self.guardrails),
+            guardrails=self._everywhere,
             stage_guardrails={
                 str(stage.percentage): described(stage.guardrails) for stage in self.plan.stages if stage.guardrails
             },
@@ -317,7 +319,7 @@ class _Rollout:
 
     def _all_guardrails(self) -> list[dict[str, Any]]:
         """Return all guardrails of the rollout; one that several stages share counts once."""
-        whole = described(self.guardrails)
+        whole = list(self._everywhere)
         for stage in self.plan.stages:
             whole += [each for each in described(stage.guardrails) if each not in whole]
         names = [each["name"] for each in whole]
