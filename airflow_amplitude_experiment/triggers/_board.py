@@ -101,6 +101,10 @@ class Watch:
         """Whether the wait is over."""
         return self.event is not None or self.failure is not None
 
+    def on_lists(self, project: str | None) -> bool:
+        """Whether a list may show what is waited for; by a key only where one project is read, as keys are its own."""
+        return self.lists_show_it is not False and (self.object_id is not None or project is not None)
+
     def look_again(self, at: datetime) -> None:
         """Set when to look at the latest; not at once when it joins, as others may join with it."""
         self.look_at = at
@@ -246,12 +250,13 @@ class Board:
         """Return the waits that have to be looked at, the longest due first."""
         return sorted((watch for watch in self.watches if watch.due <= moment), key=lambda watch: watch.due)
 
-    def crowd(self, moment: datetime, usual: float) -> list[Watch]:
+    def crowd(self, moment: datetime, project: str | None, usual: float) -> list[Watch]:
         """Return the waits that a list page would serve now: those due, and those due before the next round.
 
+        :param project: the one that is read, if it is one.
         :param usual: seconds between looks for waits that don't say.
         """
-        listed = [watch for watch in self.watches if watch.lists_show_it is not False]
+        listed = [watch for watch in self.watches if watch.on_lists(project)]
         due = [watch for watch in listed if watch.due <= moment]
         again = [watch.interval or usual for watch in due if watch.look_at <= moment]
         if not again:

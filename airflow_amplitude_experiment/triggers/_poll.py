@@ -126,7 +126,7 @@ class Poll:
         """Read what is cheaper. What no list shows (an archived object, a field that lists leave out) is read alone."""
         board, moment = self.board, now()
         project = board.stream.project_id or client.rules.project_id
-        crowd, alone = board.crowd(moment, self._usual()), board.due(moment)
+        crowd, alone = board.crowd(moment, project, self._usual()), board.due(moment)
         if len({watch.name for watch in crowd}) > (board.pages or 1):
             await self._read_what_lists_show(client, {watch.name for watch in crowd}, project)
             told = set(self._looked)
@@ -172,10 +172,10 @@ class Poll:
         board.pages = max(read, 1)
 
     def _index(self, project: str | None) -> dict[Name, list[Watch]]:
-        """Find waits by what a row shows; by key only where one project is read, as keys are its own."""
+        """Find waits by what a row shows."""
         index: dict[Name, list[Watch]] = defaultdict(list)
         for watch in self.board.watches:
-            if watch.lists_show_it is not False and (watch.object_id or project):
+            if watch.on_lists(project):
                 index[watch.name].append(watch)
         return index
 

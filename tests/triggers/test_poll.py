@@ -259,6 +259,14 @@ def test_a_key_that_reads_like_another_objects_id_is_not_taken_for_it(clock):
     assert not by_id.settled
 
 
+def test_no_list_is_read_for_keys_that_may_be_any_projects(clock):
+    amplitude = FakeAmplitude(clock, 50)
+    watches = [a_watch(number, never, object_id=None) for number in (1, 2, 3)]
+    polled(amplitude, watches, until=90 * SECOND, stream=STREAM._replace(project_id=None))
+    assert amplitude.requests() == {"experiments.list": 3}  # each asks for its key
+    assert [watch.object_id for watch in watches] == ["1", "2", "3"]
+
+
 def test_objects_that_are_read_alone_take_turns_twenty_in_a_round(clock):
     amplitude = FakeAmplitude(clock, 50)
     amplitude.archived = set(amplitude.objects)
