@@ -270,7 +270,7 @@ class Pace:
         if requests_per_second is not None:
             _refuse_unless_positive("requests_per_second", requests_per_second)
         self._interval = 1 / requests_per_second if requests_per_second else 0.0
-        places = max(1, int(requests_per_second or 1))
+        places = math.ceil(requests_per_second or 1)
         self._round = places * self._interval
         self._free = deque([0.0] * places, maxlen=places)
         self._next = 0.0
