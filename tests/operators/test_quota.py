@@ -80,7 +80,7 @@ TASKS = {
         task_id="task", mutex_key=GROUP, slot=1, experiments=["fresh-test"]
     ),
     "deployments": lambda: operators.AmplitudeAssignDeploymentsOperator(
-        task_id="task", flag_key="fresh", deployments=["default"], mode="add"
+        task_id="task", flag_key="bare", deployments=["default"], mode="add"
     ),
     "call that writes": lambda: operators.AmplitudeApiCallOperator(
         task_id="task", call=flags.update("21001", description="called"), unguarded="a test"
@@ -106,6 +106,7 @@ def fill(emulator):
     emulator.add_flag("fresh")
     weighted = {"variants": ["control", "treatment"], "rollout_weights": {"control": 1, "treatment": 1}}
     emulator.add_flag("ticked", enabled=True)
+    emulator.add_flag("bare", deployments=[])
     emulator.add_experiment("fresh-test", evaluation_mode="remote", **weighted)
     emulator.add_experiment(EXPERIMENT, enabled=True, rollout_percentage=40, **weighted)
     emulator.add_mutex(GROUP, slots=[{"percentage": 50}, {"percentage": 50}])
