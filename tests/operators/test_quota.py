@@ -328,14 +328,17 @@ def test_a_run_of_dag_test_waits_too_and_goes_on_without_a_retry(amplitude, monk
 
     monkeypatch.setattr(trigger_module, "now", lambda: datetime.now(UTC) + clock.ahead)
     monkeypatch.setattr(trigger_module, "sleep", pass_by)
-    amplitude.options(requests_per_day=2)  # the ramp is written, and can't be read back
+    amplitude.options(requests_per_day=1)  # the flag is read, and can't be written
     run = loaded(airflow_db, "waits_for_quota", DAG_FILE).test()
     (task,) = run.get_task_instances()
     assert str(run.state) == "success"
     assert (task.state, task.try_number) == ("success", 1)
     assert clock.ahead > timedelta(minutes=1)
     assert amplitude.flag(KEY)["rolloutPercentage"] == 25
-    assert [method for method, _, _ in writes(amplitude)] == ["PATCH"]
+    answered = [each for each in amplitude.requests() if each["status"] < 300 and each["query"].get("limit") != "1"]
+    assert [each["method"] for each in answered[-4:]] == ["GET", "GET", "PATCH", "GET"]
+    assert answered[-3]["path"].endswith("/versions")  # as in a second try: did somebody stop it meanwhile?
+    assert len(writes(amplitude)) == 1
 
 
 # --- a task that had waited for something else ---------------------------------------------------------------
