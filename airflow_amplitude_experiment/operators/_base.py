@@ -61,10 +61,17 @@ class AmplitudeOperator(BaseOperator):
         self, *, reason: str | None = None, amplitude_conn_id: str = DEFAULT_CONNECTION, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        self._connect(reason, amplitude_conn_id)
+
+    def _connect(self, reason: str | None, amplitude_conn_id: str) -> None:
         self.reason = reason
         self.amplitude_conn_id = amplitude_conn_id
         if self.writes_objects:
             self.outlets = with_alias(self.outlets)
+
+    def resolve_template_files(self) -> None:
+        """Leave the files of queries to rendering, which reads them: looking here builds an environment per task."""
+        self.prepare_template()
 
     def execute(self, context: Context) -> Any:
         """Do the job; what can't heal by trying again ends the task at once, and a 429 that lasts defers it."""
@@ -129,8 +136,7 @@ class TargetMixin:
             raise ValueError(f"Give exactly one of {', '.join(NAMES)}; given: {', '.join(named) or 'none'}")
         if isinstance(name := names[named[0]], str) and not name.strip():
             raise ValueError(f"{named[0]} is empty; it must name the object")
-        for name in (*NAMES, "project_id"):
-            setattr(self, name, names.get(name))
+        vars(self).update({name: names.get(name) for name in (*NAMES, "project_id")})
 
     @property
     def kind(self) -> Literal["flag", "experiment"]:
@@ -189,9 +195,13 @@ class AmplitudeTargetOperator(TargetMixin, AmplitudeOperator):
         flag_key: str | None = None,
         flag_id: str | int | None = None,
         project_id: str | int | None = None,
+        reason: str | None = None,
+        amplitude_conn_id: str = DEFAULT_CONNECTION,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Not by way of the class between: Airflow merges a DAG's default_args in every __init__, for every task.
+        BaseOperator.__init__(self, **kwargs)
+        self._connect(reason, amplitude_conn_id)
         self.name_target(
             experiment_key=experiment_key,
             experiment_id=experiment_id,

@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._assets import announce
-from ._audit import Audit
 from ._base import AmplitudeOperator, project_named
 
 if TYPE_CHECKING:
@@ -107,6 +106,7 @@ class AmplitudeKillSwitchOperator(AmplitudeOperator):
         """Find, switch off, read back."""
         import threading
 
+        from ._audit import Audit
         from ._kill import Kill, Order
 
         wanted = self._checked()

@@ -376,6 +376,14 @@ def test_a_segments_percentage_is_moved(amplitude):
     assert amplitude.flag("segmented")["rolloutPercentage"] == 0
 
 
+def test_what_a_dag_states_for_all_its_tasks_reaches_each_of_them():
+    stated = {"amplitude_conn_id": "eu", "project_id": "1", "reason": "launch", "flag_key": KEY, "retries": 7}
+    with DAG("releases", schedule=None, default_args={**stated, "on_drift": "continue"}):
+        operator = AmplitudeRampRolloutOperator(task_id="ramp", percentage=10, reason="its own")
+    assert {name: getattr(operator, name) for name in stated} == {**stated, "reason": "its own"}
+    assert operator.on_drift == "continue"
+
+
 @pytest.mark.parametrize("names", [{}, {"flag_key": "a", "experiment_key": "b"}, {"flag_key": "a", "flag_id": "1"}])
 def test_exactly_one_name_is_asked_for_at_parse_time(names):
     with pytest.raises(ValueError, match="exactly one"):

@@ -228,6 +228,16 @@ def test_different_guardrails_of_one_name_are_refused():
         a_dag([Stage(10, "1d", guardrails=[errors()]), Stage(50, "1d", guardrails=[errors(mde=0.5)]), Stage(100)])
 
 
+def test_the_file_of_a_query_is_read_and_rendered_for_every_stage_that_it_watches(tmp_path):
+    (tmp_path / "errors.sql").write_text(f"{QUERY} and {{{{ params.shop }}}}")
+    with DAG("release", schedule=None, template_searchpath=[str(tmp_path)], params={"shop": "uk"}) as dag:
+        staged_rollout(flag_key="new-checkout", plan=PLAN, guardrails=[errors(sql="errors.sql")])
+    dag.resolve_template_files()  # as Airflow does at every parse
+    for watch in (dag.get_task(f"rollout.to_{percentage}.watch") for percentage in PLAN.percentages):
+        watch.render_template_fields({"params": {"shop": "uk"}})
+        assert [each["sql"] for each in watch.guardrails] == [f"{QUERY} and uk"]
+
+
 def test_an_experiment_can_be_analysed_after_the_longest_settling():
     dag = a_dag(
         guardrails=[
