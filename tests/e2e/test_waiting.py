@@ -334,7 +334,7 @@ def test_the_wait_of_a_task_with_a_queue_ends_on_a_triggerer_of_that_queue(place
     place.add_dag("of_a_queue", OF_A_QUEUE)
     run = Run(place, "of_a_queue")
     until(run.waiting, "it waits")
-    of_the_task = "select queue, triggerer_id from trigger join task_instance t on t.trigger_id = trigger.id"
+    of_the_task = "select trigger.queue, triggerer_id from trigger join task_instance t on t.trigger_id = trigger.id"
     assert run.query(f"{of_the_task} where t.dag_id = 'of_a_queue'") == [("amplitude", None)]
     place.amplitude.change("a", enabled=True)
     place.airflow.start_component(
