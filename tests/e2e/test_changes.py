@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from html import unescape
 from typing import Any
@@ -81,13 +82,14 @@ class Watching:
 
 
 @pytest.fixture(scope="module")
-def watching(_place: Any) -> Watching:
+def watching(_place: Any) -> Iterator[Watching]:
     _place.amplitude.reset()
     for key in ("edited", "ours", "paused", "edited-meanwhile"):
         _place.amplitude.add_flag(key, enabled=True, rolloutPercentage=10)
     found = Watching(_place)
     found.start()
-    return found
+    yield found
+    found.pause()
 
 
 def test_an_edit_in_the_app_is_told_with_what_and_who_and_our_own_are_not(watching):
