@@ -37,6 +37,8 @@ HOSTS: dict[tuple[str, str], str] = {
 }
 IN_ONE_TURN = 100
 """Objects that are read before the event loop gets its turn: some 2 ms."""
+MOST_PLACES = 1000
+"""Requests of a pace whose answers are remembered; above it, those of a part of the second."""
 PREFIX: dict[str, str] = {"v1": "/api/1", "beta": ""}
 
 
@@ -143,9 +145,10 @@ class Client(_Base):
         return answer
 
     def _attempt(self, exchange: Exchange[T]) -> T:
-        if wait := self._pace.reserve():
-            time.sleep(wait)  # also none at all would cost up to a millisecond, on a busy machine
+        wait = self._pace.reserve()
         with self._pace.answered(), exchange.watched():
+            if wait:  # also none at all would cost up to a millisecond, on a busy machine
+                time.sleep(wait)
             response = self._http.send(exchange.request(self._http), stream=True)
             try:
                 with exchange.answering(response):
@@ -204,9 +207,10 @@ class AsyncClient(_Base):
         return answer
 
     async def _attempt(self, exchange: Exchange[T]) -> T:
-        if wait := self._pace.reserve():
-            await asyncio.sleep(wait)
+        wait = self._pace.reserve()
         with self._pace.answered(), exchange.watched():
+            if wait:
+                await asyncio.sleep(wait)
             response = await self._http.send(exchange.request(self._http), stream=True)
             try:
                 with exchange.answering(response):
@@ -270,7 +274,7 @@ class Pace:
         if requests_per_second is not None:
             _refuse_unless_positive("requests_per_second", requests_per_second)
         self._interval = 1 / requests_per_second if requests_per_second else 0.0
-        places = math.ceil(requests_per_second or 1)
+        places = math.ceil(min(requests_per_second or 1, MOST_PLACES))
         self._round = places * self._interval
         self._free = deque([0.0] * places, maxlen=places)
         self._next = 0.0
@@ -286,7 +290,7 @@ class Pace:
 
     @contextmanager
     def answered(self) -> Iterator[None]:
-        """Give the place back for the next round, once its request has come to an end."""
+        """Give the place back for the next round, once its request has come to an end, or was given up before."""
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -224,6 +225,34 @@ def test_a_client_that_was_idle_does_not_burst(waiting):
         for _ in range(3):
             client.send(flags.get(1))
     assert waiting.slept == pytest.approx([0.2, 0.2])
+
+
+async def test_requests_that_are_given_up_while_they_wait_for_their_turn_slow_no_later_ones(waiting, monkeypatch):
+    async def given_up(_):
+        raise asyncio.CancelledError
+
+    sleep = _client.asyncio.sleep
+    with a_server(as_json(a_flag())):
+        async with an_async_client(requests_per_second=5) as client:
+            await client.send(flags.get(1))
+            monkeypatch.setattr(_client.asyncio, "sleep", given_up)
+            for _ in range(4):
+                with pytest.raises(asyncio.CancelledError):
+                    await client.send(flags.get(1))
+            monkeypatch.setattr(_client.asyncio, "sleep", sleep)
+            waiting.now = began = 2000.0
+            for _ in range(11):
+                await client.send(flags.get(1))
+    assert waiting.now - began == pytest.approx(2.0)
+
+
+def test_a_pace_beyond_any_limit_takes_no_memory_for_it():
+    tracemalloc.start()
+    try:
+        Pace(1e6)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_five_requests_a_second_is_the_default():

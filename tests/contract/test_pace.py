@@ -78,7 +78,7 @@ def test_the_same_tasks_without_a_pace_do_meet_it(limited):
     assert refused.is_set()
 
 
-@pytest.mark.parametrize("pace", [0.5, 1, 2.5, PACE, 20, LIMIT])
+@pytest.mark.parametrize("pace", [0.5, 1, 2.5, PACE, 20, LIMIT, 2000])
 @pytest.mark.parametrize("lag", [0.0, 0.05, 0.5, 3.0])
 def test_no_second_holds_more_requests_than_the_pace_however_late_single_ones_arrive(monkeypatch, pace, lag):
     chance, clock, arrived = random.Random(pace), SimpleNamespace(now=1000.0), []
