@@ -26,6 +26,8 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_amplitude_experiment.api import (
     AmplitudeError,
+    AmplitudeRateLimited,
+    AmplitudeUnexpectedAnswer,
     RolloutRefused,
     experiments,
     flags,
@@ -55,6 +57,10 @@ MOST_REMEMBERED = 500
 SHORTEST_INTERVAL = 10.0
 AFTER_A_MISTAKE = 300.0
 """Seconds before an error that nobody thought of is handed to Airflow. A restart a second eats the day's quota."""
+
+DETAILS_TRIED = 5
+"""Failures in a row after which a change is told without the details that Amplitude fails to give: a quarter of an
+hour. One object whose versions it can't show would else hold back the changes of all others for ever."""
 
 WAITING = (AmplitudeError, RolloutRefused, ValueError, AirflowException, AirflowRuntimeError)
 """Everything that is waited for: a network, a key that somebody will mend, Airflow's own API."""
@@ -153,6 +159,7 @@ class AmplitudeChangeTrigger(BaseEventTrigger):
         self.interval = _seconds("interval", interval, SHORTEST_INTERVAL)
         self.lookback = _seconds("lookback", lookback, 0.0)
         self._names: dict[str, str] = {}
+        self._failures = 0
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what a triggerer needs: texts and numbers, no secret, the same at each parse of the DAG file."""
@@ -161,7 +168,7 @@ class AmplitudeChangeTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look for ever, and yield an event for the changes of each look that saw some."""
-        cursor, failures = None, 0
+        cursor = None
         while True:
             try:
                 if cursor is None:
@@ -175,11 +182,10 @@ class AmplitudeChangeTrigger(BaseEventTrigger):
                         await sleep(SETTLE)
                     cursor = cursor.after(part)
                     await self._keep(cursor)
-                failures = self._recovered(failures)
+                self._recovered()
                 wait = self.interval * random.uniform(0.9, 1.1)
             except WAITING as error:
-                failures += 1
-                wait = self._failed(error, failures)
+                wait = self._failed(error)
             except Exception:  # a mistake of ours: Airflow starts it again at once, so the pause is here
                 self.log.exception("The watch of changes in Amplitude ends, and starts anew in %g s", AFTER_A_MISTAKE)
                 await sleep(AFTER_A_MISTAKE)
@@ -210,7 +216,7 @@ class AmplitudeChangeTrigger(BaseEventTrigger):
             for version in (each for each in fresh if self._is_meant(each, project)):
                 name = await self._name(client, version, known)
                 if not self._is_ignored(name):
-                    kind, before = await _before(client, version, known)
+                    kind, before = await self._before(client, version, known)
                     changes.append(describe(version, before, kind=kind, at=_at(version), by_name=name))
         if left_out := len(fresh) - len(changes):
             self.log.info("%s new versions in Amplitude, %s of them ignored or not meant", len(fresh), left_out)
@@ -234,11 +240,39 @@ class AmplitudeChangeTrigger(BaseEventTrigger):
             return author
         if author not in self._names and config.key and _identity(config, version.version + 1) not in known:
             filters = {"project_id": config.project_id} if config.project_id else {}
-            with forgiving():
+            with self._forgiving():
                 async for each in client.iterate(CALLS[kind_of(config)].list(key=config.key, **filters)):
                     if each.id == config.id and each.last_modified_by and _same_moment(each, version):
                         self._names[author] = each.last_modified_by
         return self._names.get(author)
+
+    async def _before(
+        self, client: GuardedAsyncClient, version: Version, known: Mapping[str, FlagConfig]
+    ) -> tuple[str, FlagConfig | None]:
+        """Return an object's kind and how it was a version before; one request where the feed didn't hold that."""
+        config, number = version.flag_config, version.version - 1
+        kind = kind_of(config)
+        if number < 1 or not config.id:
+            return kind, None
+        if held := known.get(_identity(config, number)):
+            return kind, held
+        for each in sorted(CALLS, key=lambda name: name != kind):  # what it looks like first
+            with self._forgiving():
+                return each, (await client.send(CALLS[each].version(config.id, str(number)))).flag_config
+        return kind, None
+
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        """Do without what can't be read. A passing error is waited for like any other, but not for ever."""
+        try:
+            yield
+        except PASSING as error:
+            lasts = self._failures >= DETAILS_TRIED and not isinstance(error, AmplitudeRateLimited)
+            if not (lasts or isinstance(error, AmplitudeUnexpectedAnswer)):
+                raise
+            self.log.warning("A change in Amplitude is told without what can't be read of it: %s", error)
+        except AmplitudeError:
+            pass
 
     # --- the cursor ------------------------------------------------------------------------------------------
 
@@ -281,52 +315,27 @@ class AmplitudeChangeTrigger(BaseEventTrigger):
 
     # --- failing ---------------------------------------------------------------------------------------------
 
-    def _failed(self, error: Exception, failures: int) -> float:
+    def _failed(self, error: Exception) -> float:
         """Say what is wrong and how long it waits; louder for what only a person can mend."""
+        self._failures += 1
         moment = now()
-        again = after_failure(moment, failures, error)
+        again = after_failure(moment, self._failures, error)
         say = self.log.warning if isinstance(error, PASSING) else self.log.error
         say(
             "Changes in Amplitude can't be read through connection %s (%s in a row): %s: %s Looking again at %s; what "
             "changed meanwhile is told then.",
             self.amplitude_conn_id,
-            failures,
+            self._failures,
             type(error).__name__,
             error,
             _text(again),
         )
         return (again - moment).total_seconds()
 
-    def _recovered(self, failures: int) -> int:
-        if failures:
-            self.log.info("Changes in Amplitude can be read again, after %s failures", failures)
-        return 0
-
-
-async def _before(
-    client: GuardedAsyncClient, version: Version, known: Mapping[str, FlagConfig]
-) -> tuple[str, FlagConfig | None]:
-    """Return the object's kind and how it was in the version before; one request where the feed didn't hold that."""
-    config, number = version.flag_config, version.version - 1
-    kind = kind_of(config)
-    if number < 1 or not config.id:
-        return kind, None
-    if held := known.get(_identity(config, number)):
-        return kind, held
-    for each in sorted(CALLS, key=lambda name: name != kind):  # what it looks like first
-        with forgiving():
-            return each, (await client.send(CALLS[each].version(config.id, str(number)))).flag_config
-    return kind, None
-
-
-@contextmanager
-def forgiving() -> Iterator[None]:
-    """Do without what can't be read; a passing error is waited for like any other."""
-    try:
-        yield
-    except AmplitudeError as error:
-        if isinstance(error, PASSING):
-            raise
+    def _recovered(self) -> None:
+        if self._failures:
+            self.log.info("Changes in Amplitude can be read again, after %s failures", self._failures)
+        self._failures = 0
 
 
 def identity(version: Version) -> str:

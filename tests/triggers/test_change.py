@@ -450,6 +450,29 @@ def test_waits_also_grow_where_the_feed_answers_and_the_versions_before_do_not(a
     assert told(events) == [(KEY, 2)]
 
 
+def test_an_object_whose_versions_amplitude_cannot_show_holds_back_no_other_change_for_ever(amplitude, meanwhile):
+    def failing():
+        amplitude.fault("status", status=500, path="/api/1/flags/*/versions/*", times=None)
+        amplitude.change(KEY, rollout_percentage=25)
+        amplitude.change("new-price", enabled=False)
+
+    (changes,) = watched(a_trigger(), meanwhile, failing, *[nothing] * 6)
+    assert {each["key"]: each["fields"] for each in changes} == {
+        KEY: None,
+        "new-price": {"enabled": {"from": True, "to": False}},
+    }
+
+
+def test_a_version_before_that_is_not_of_the_documented_shape_holds_back_nothing(amplitude, meanwhile, caplog):
+    def changed():
+        amplitude.fault("html", path="/api/1/flags/*/versions/*", times=None)
+        amplitude.change(KEY, rollout_percentage=25)
+
+    (((change,),)) = watched(a_trigger(), meanwhile, changed)
+    assert (change["to_version"], change["fields"]) == (2, None)
+    assert "told without what can't be read" in caplog.text
+
+
 def test_a_connection_that_is_not_there_yet_is_waited_for(amplitude, meanwhile, monkeypatch, caplog):
     name = "AIRFLOW_CONN_AMPLITUDE_EXPERIMENT_DEFAULT"
     value = amplitude.airflow_connection()
