@@ -43,8 +43,11 @@ class Begun(NamedTuple):
     since: datetime
 
 
-def begun(context: Context) -> Begun | None:
-    """Look at the task's run; ``None`` outside of one."""
+def begun(context: Context, *, writes: bool = True) -> Begun | None:
+    """Look at the task's run; ``None`` outside of one.
+
+    :param writes: whether the task may have written before it met the quota, and so has begun before.
+    """
     if (run := context.get("dag_run")) is None:
         return None
     by_hand = str(getattr(run.run_type, "value", run.run_type)) == "manual"
@@ -52,12 +55,12 @@ def begun(context: Context) -> Begun | None:
     since = cast(datetime, run.run_after or run.start_date)
     if by_hand and not cleared and run.start_date:
         since = max(since, run.start_date)
-    return Begun(by_hand, cleared or tried_before(context), since)
+    return Begun(by_hand, cleared or tried_before(context, writes=writes), since)
 
 
-def tried_before(context: Context) -> bool:
+def tried_before(context: Context, *, writes: bool = True) -> bool:
     """Whether the task has begun before, and may have written then: in an earlier try, or before it met the quota."""
-    return context["ti"].try_number > 1 or bool(waited(context))
+    return context["ti"].try_number > 1 or (writes and bool(waited(context)))
 
 
 def waited(context: Context) -> dict[str, Any]:

@@ -138,6 +138,7 @@ class AmplitudeBeginRolloutOperator(AmplitudeTargetOperator):
         from airflow_amplitude_experiment.rollout.preflight import Intent
 
         ON_DRIFT("on_drift", self.on_drift)
+        run = begun(context, writes=False)  # its own wait for the quota is no sign that a stage may have been reached
         return Intent(
             kind=self.kind,
             plan=RolloutPlan.from_dict(self.plan),
@@ -145,7 +146,7 @@ class AmplitudeBeginRolloutOperator(AmplitudeTargetOperator):
             rollback_to="off" if is_off(self.rollback_to) else starting_percentage(self.rollback_to),
             segment=given(self.segment),
             enable=boolean("enable", self.enable),
-            again=bool((run := begun(context)) and run.again),
+            again=bool(run and run.again),
             guardrails=self.guardrails,
             stage_guardrails=self.stage_guardrails,
             check_every=self.check_every,

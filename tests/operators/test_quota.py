@@ -537,6 +537,16 @@ def test_a_flag_that_somebody_else_made_during_the_wait_is_not_taken_for_the_tas
     assert amplitude.flag("made")["name"] == "Another"
 
 
+def test_what_somebody_raised_while_a_rollout_waited_to_begin_is_refused_as_without_a_wait(amplitude):
+    context = a_context()
+    amplitude.fault("rate_limit")
+    deferred = go(TASKS["begin"](), context)
+    amplitude.change("fresh", enabled=True, rolloutPercentage=50)
+    for resumed, began in ((deferred, context), (None, a_context())):
+        with pytest.raises(AirflowFailException, match="50 %"):
+            go(TASKS["begin"](), began, resumed)
+
+
 shapes = st.sampled_from(SHAPES)
 refusals = st.lists(st.integers(0, 30), max_size=8).map(set)
 
