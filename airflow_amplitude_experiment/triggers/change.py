@@ -383,7 +383,8 @@ def _texts(name: str, values: Any) -> list[str]:
 
     :raises ValueError: one text, where every letter would count, or something that is no text.
     """
-    if isinstance(values, str) or not all(isinstance(each, str | int) and str(each).strip() for each in values):
+    listed = isinstance(values, Iterable) and not isinstance(values, str)
+    if not listed or not all(isinstance(each, str | int) and str(each).strip() for each in values):
         raise ValueError(f"{name} is {values!r}, but must be a list of texts")
     return sorted({str(each).strip() for each in values})
 

@@ -523,6 +523,7 @@ def test_airflow_knows_the_trigger_of_a_watcher_again_at_the_next_parse():
     "options",
     [
         {"keys": "checkout-*"},
+        {"keys": None},
         {"ignore_modified_by": "bot@example.com"},
         {"ignore_modified_by": [""]},
         {"interval": 1},
