@@ -69,7 +69,7 @@ class AmplitudeQuotaTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event: what the task was to be given before it met the quota."""
-        failures = self.failures
+        failures, day = self.failures, now().date()
         # A triggerer that comes back with hundreds of waits, all due, lets their tasks start one after the other.
         soonest = now() + SHORTEST_WAIT * random.uniform(1, 12)
         look_at = max(datetime.fromisoformat(self.look_at), soonest)
@@ -79,8 +79,9 @@ class AmplitudeQuotaTrigger(BaseTrigger):
             error = await _door(self.amplitude_conn_id, self.project_id).look()
             if not isinstance(error, GOES_ON):
                 break
-            failures += 1
-            look_at = after_failure(now(), failures, error)
+            moment = now()
+            failures, day = (failures + 1 if moment.date() == day else 1), moment.date()  # the quota is the day's
+            look_at = after_failure(moment, failures, error)
             self.log.info("%s Still waiting; looking again at %s.", error, f"{look_at:%Y-%m-%d %H:%M:%SZ}")
         if error is not None:
             self.log.warning("%s: %s The task goes on, to meet that itself.", type(error).__name__, error)

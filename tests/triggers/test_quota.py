@@ -129,6 +129,14 @@ def test_at_the_latest_it_looks_in_the_first_minutes_of_the_new_day(amplitude, l
     assert looks[-1] <= midnight + 5 * MINUTE
 
 
+def test_a_new_day_that_amplitude_begins_a_little_later_costs_minutes_and_no_hour(amplitude, looks, clock):
+    amplitude.options(requests_per_day=0)
+    midnight = datetime(2026, 11, 23, tzinfo=UTC)
+    clock.at(midnight + MINUTE, lambda: amplitude.options(requests_per_day=None))
+    assert fired(a_trigger()) == [None]
+    assert minutes(looks)[-2:] == [720.02, 725.02]
+
+
 @pytest.mark.parametrize("fault", ["status", "refuse", "html", "truncated"])
 def test_amplitude_out_of_reach_makes_the_pauses_longer_and_ends_no_wait(amplitude, looks, fault):
     amplitude.fault(fault, times=3)
