@@ -26,6 +26,7 @@ LONGEST_NAP = 3600.0
 """Seconds after which a sleeping poll looks at the clock again, which may have been set, or stood still."""
 
 NEVER = datetime.max.replace(tzinfo=UTC)
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class Name(NamedTuple):
@@ -66,6 +67,7 @@ class Watch:
         "not_before",
         "object_id",
         "object_key",
+        "unread_at",
     )
 
     def __init__(
@@ -86,6 +88,7 @@ class Watch:
         self.interval = interval
         self.archived_too = archived_too
         self.lacked = False  # a list that held the object lacked a field that is needed
+        self.unread_at: datetime | None = None  # when reading it alone failed, if that was the last try
         self.lists_show_it: bool | None = None  # then the details tell whether lists never show it
         self.event: dict[str, Any] | None = None
         self.failure: BaseException | None = None
@@ -113,6 +116,7 @@ class Watch:
 
     def take(self, found: Any, moment: datetime) -> None:
         """Take the object as it was just read."""
+        self.unread_at = None
         self._know(found.id, found.key)
         try:
             verdict = self._judge(found, moment)
@@ -247,8 +251,9 @@ class Board:
             self._sleeps_until = None
 
     def due(self, moment: datetime) -> list[Watch]:
-        """Return the waits that have to be looked at, the longest due first."""
-        return sorted((watch for watch in self.watches if watch.due <= moment), key=lambda watch: watch.due)
+        """Return the waits that have to be looked at, the longest due first; what could not be read comes last."""
+        due = (watch for watch in self.watches if watch.due <= moment)
+        return sorted(due, key=lambda watch: (watch.unread_at or LONG_AGO, watch.due))
 
     def crowd(self, moment: datetime, project: str | None, usual: float) -> list[Watch]:
         """Return the waits that a list page would serve now: those due, and those due before the next round.

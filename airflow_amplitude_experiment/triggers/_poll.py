@@ -100,9 +100,10 @@ class Poll:
 
     def _hold(self, error: Exception) -> None:
         board = self.board
-        board.failures += 1
+        new, some_were_read = not board.failures, any(not watch.unread_at for watch in self._looked)
+        board.failures = 1 if some_were_read else board.failures + 1
         board.hold_until = after_failure(now(), board.failures, error)
-        if board.failures == 1:
+        if new:
             log.warning("%s The wait goes on; looking again at %s.", error, f"{board.hold_until:%Y-%m-%d %H:%M:%SZ}")
 
     async def _end(self, how: Callable[[Watch, Any], None], what: Any) -> None:
@@ -202,7 +203,9 @@ class Poll:
         try:
             found = await client.read(reading)
         except PASSING:
-            self._looked.extend(watches)  # it may be this object alone that can't be read, so others come first
+            for watch in watches:
+                watch.unread_at = now()  # it may be this object alone that can't be read, so others come first
+            self._looked.extend(watches)
             raise
         except AmplitudeAuthError:
             raise

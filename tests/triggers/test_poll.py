@@ -436,6 +436,20 @@ def test_an_object_that_can_not_be_read_keeps_no_other_from_its_turn(clock, capl
     assert caplog.text.count("read object by object") == 1
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_objects_that_can_not_be_read_at_their_end_keep_no_other_from_its_turn(clock, count):
+    amplitude = FakeAmplitude(clock, 50)
+    ended = [a_watch(number, at(NOW + MINUTE), matters_at=NOW + MINUTE) for number in range(1, count + 1)]
+    other = a_watch(50)
+    amplitude.broken = {watch.object_id for watch in ended}
+    clock.at(NOW + 10 * MINUTE, lambda: amplitude.objects["50"].update(state="running"))
+    polled(amplitude, [*ended, other], until=30 * MINUTE)
+    assert other.settled
+    amplitude.broken = {"1"}
+    polled(amplitude, ended, until=2 * HOUR)
+    assert [watch.settled for watch in ended] == [False] + [True] * (count - 1)
+
+
 def test_without_a_project_one_objects_403_is_its_own(clock):
     amplitude = FakeAmplitude(clock, 5)
     amplitude.errors = [AmplitudePermissionError("no", status=403)]
