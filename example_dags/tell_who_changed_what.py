@@ -43,7 +43,7 @@ with DAG(
         """Return each change once, the oldest first, as texts for Slack."""
         changes: dict[tuple[str, str, int], dict[str, Any]] = {}
         for event in triggering_asset_events[CHANGES]:
-            for change in event.extra["payload"]["changes"]:
+            for change in event.extra.get("payload", {}).get("changes", ()):  # none in one created by hand
                 changes[change["project_id"], change["id"], change["to_version"]] = change
         ordered = sorted(changes.values(), key=lambda change: change["at"] or "")
         lines = [escape(change["text"], quote=False) for change in ordered]  # Slack would take <!here> for a mention

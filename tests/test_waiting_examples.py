@@ -118,6 +118,12 @@ def test_what_airflow_gathered_is_told_once_the_oldest_first(airflow_db):
     assert messages_of(dag, an_event(3, 2), an_event(2), an_event(1)) == ["version 1\nversion 2\nversion 3"]
 
 
+def test_an_event_that_somebody_creates_by_hand_keeps_no_change_from_being_told(airflow_db):
+    dag = an_example(airflow_db, "tell_who_changed_what")
+    by_hand = SimpleNamespace(extra={"from_rest_api": True})
+    assert messages_of(dag, by_hand, an_event(1)) == ["version 1"]
+
+
 def test_many_changes_are_several_messages_and_none_is_left_out(airflow_db):
     dag = an_example(airflow_db, "tell_who_changed_what")
     messages = messages_of(dag, an_event(*range(50)))
