@@ -108,8 +108,9 @@ class AmplitudeStateSensor(AmplitudeWaitSensor):
         """Return the trigger that waits; for a function one that only says which object it is."""
         from airflow_amplitude_experiment.triggers.state import AmplitudeStateTrigger
 
-        until = IN_DETAIL if self.until is None else dict(self.until)
-        return AmplitudeStateTrigger(interval=self.interval, until=until, **names)
+        until = IN_DETAIL if self.until is None else self.until
+        _refuse_nonsense(until, self.kind)
+        return AmplitudeStateTrigger(interval=self.interval, until=dict(until), **names)
 
     def verdict_on(self, found: Any, trigger: AmplitudeWaitTrigger, context: Context) -> Verdict:
         """Say whether it is so, or let the function say."""

@@ -16,6 +16,7 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from ._board import Board, Stream, Watch, hosting, waiting
+from ._events import error_event
 from ._moments import ALONE, SHARED
 from ._poll import Poll
 from ._verdict import Verdict
@@ -112,7 +113,11 @@ class AmplitudeWaitTrigger(BaseEventTrigger):
         return self._wait(at_least=ALONE)
 
     async def _wait(self, *, at_least: float) -> AsyncIterator[TriggerEvent]:
-        watch = self._watch()
+        try:
+            watch = self._watch()
+        except ValueError as error:  # what was kept can't be meant, as another version of this package may say
+            yield TriggerEvent(error_event(error))  # type: ignore[no-untyped-call]
+            return
         with waiting(self.stream, watch) as board:
             while not watch.settled:
                 if board.drives(watch):

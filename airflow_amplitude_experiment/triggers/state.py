@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from ._until import Until
@@ -23,7 +24,11 @@ class AmplitudeStateTrigger(AmplitudeWaitTrigger):
     def __init__(self, *, until: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.until = until
-        self._until = Until(until, self.kind)
+
+    @cached_property
+    def _until(self) -> Until:
+        """Check it when it is first read. An error in ``__init__`` would end the whole triggerer."""
+        return Until(self.until, self.kind)
 
     @property
     def needs(self) -> frozenset[str]:

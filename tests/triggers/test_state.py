@@ -125,6 +125,14 @@ def test_what_is_kept_is_plain_holds_no_secret_and_goes_on_elsewhere(amplitude, 
     assert again.serialize() == (path, kept)
 
 
+@pytest.mark.parametrize("kept", [{"until": {"percentage": 500}}, {"next_look": "soon"}])
+def test_what_another_version_kept_and_this_one_refuses_ends_this_wait_and_not_the_triggerer(amplitude, kept):
+    """Of an error in ``__init__`` Airflow's triggerer dies, and again when it is restarted."""
+    event = asyncio.run(first_of(a_trigger(amplitude, **kept).run()))
+    assert event["error"]["type"] == "ValueError"
+    assert sent(amplitude) == []
+
+
 def test_any_triggerer_may_run_it_also_one_of_a_queue(amplitude):
     assert a_trigger(amplitude).supports_triggerer_queue is True
     assert AmplitudeEndDateTrigger.supports_triggerer_queue is True
