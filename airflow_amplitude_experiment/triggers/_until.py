@@ -44,6 +44,8 @@ class Until:
             raise ValueError(f"until is {until!r}, but must name at least one field, such as {{'state': 'running'}}")
         self.kind = kind
         self.wanted = {_field(name): _checked(name, value, kind) for name, value in until.items()}
+        if len(self.wanted) < len(until):
+            raise ValueError(f"until names a field more than once, by different names: {', '.join(until)}")
         self.archived_too = "deleted" in self.wanted
 
     @property
@@ -138,6 +140,8 @@ def _checked(name: str, value: Any, kind: str) -> Any:
     if kind == "flag" and field in ONLY_EXPERIMENTS:
         raise ValueError(f"until names {name}, which flags don't have; name an experiment, or wait for enabled")
     if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError(f"until names no value that {name} may have, so it would wait for ever")
         return [_checked(name, each, kind) for each in value]
     if value is not None and not isinstance(value, str | int | float):
         raise ValueError(

@@ -344,6 +344,8 @@ def test_a_field_that_amplitude_does_not_show_is_refused_and_not_waited_for_for_
         ({"percentage": True}, "flag", "1 to 100"),
         ({"enabled": {"a": 1}}, "flag", "must be text"),
         ({1: 2}, "flag", "a field's name is a text"),
+        ({"tags": []}, "experiment", "names no value"),
+        ({"percentage": ">= 10", "rolloutPercentage": "<= 50"}, "flag", "more than once"),
     ],
 )
 def test_what_can_not_be_meant_is_refused(until, kind, text):
