@@ -45,7 +45,8 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
 
     A list follows its pages. A call that can change what people get needs ``unguarded``, because this operator
     keeps none of the other operators' promises but these: a run of the past is skipped, the connection's rules
-    and project hold, and a request whose fate is unknown is not repeated blindly.
+    and project hold, and a request whose fate is unknown is not repeated blindly. A try that comes later, or a wait
+    for the day's quota, doesn't look whether somebody has stopped the object meanwhile.
 
     :param call: the call, from :mod:`airflow_amplitude_experiment.api`; or else
     :param endpoint: name of the endpoint, such as ``"flags.variants"``, with
