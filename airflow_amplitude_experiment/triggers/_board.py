@@ -60,6 +60,7 @@ class Watch:
         "failure",
         "interval",
         "lacked",
+        "lacked_at",
         "lists_show_it",
         "look_at",
         "name",
@@ -88,6 +89,7 @@ class Watch:
         self.interval = interval
         self.archived_too = archived_too
         self.lacked = False  # a list that held the object lacked a field that is needed
+        self.lacked_at: str | None = None  # when that object had been changed last
         self.unread_at: datetime | None = None  # when reading it alone failed, if that was the last try
         self.lists_show_it: bool | None = None  # then the details tell whether lists never show it
         self.event: dict[str, Any] | None = None

@@ -181,9 +181,10 @@ class Poll:
         return index
 
     async def _tell_listed(self, watch: Watch, row: Any) -> None:
-        """Tell a wait what a list shows, if that is enough."""
-        if watch.lists_show_it is None and lacking(row, watch.needs):
-            watch.lacked = True
+        """Tell a wait what a list shows, if that is enough. What wasn't set anywhere may be since the last change."""
+        unknown = watch.lists_show_it is None or row.last_modified_at != watch.lacked_at
+        if unknown and lacking(row, watch.needs):
+            watch.lacked, watch.lacked_at, watch.lists_show_it = True, row.last_modified_at, None
         else:
             await self._tell(watch, row)
 

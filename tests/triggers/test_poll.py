@@ -249,6 +249,17 @@ def test_a_field_that_details_leave_out_too_is_simply_not_set_and_lists_go_on(cl
     assert amplitude.requests() == {"experiments.list": 3, "experiments.get": 3}
 
 
+def test_a_field_that_lists_never_show_and_details_only_once_it_is_set_is_not_waited_for_for_ever(clock):
+    amplitude = FakeAmplitude(clock, 50)
+    amplitude.not_in_lists = {"state"}
+    changed = {"state": "running", "lastModifiedAt": "2026-11-20T12:10:00Z"}
+    clock.at(NOW + 10 * MINUTE, lambda: amplitude.objects["2"].update(changed))
+    watches = [a_watch(number, needs=frozenset({"state"})) for number in (1, 2, 3)]
+    polled(amplitude, watches, until=14 * MINUTE)
+    assert [watch.settled for watch in watches] == [False, True, False]
+    assert amplitude.requests()["experiments.get"] == 3 + 1
+
+
 def test_a_key_that_reads_like_another_objects_id_is_not_taken_for_it(clock):
     amplitude = FakeAmplitude(clock, 50)
     amplitude.objects["7"]["key"] = "8"
