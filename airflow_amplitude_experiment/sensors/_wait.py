@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow_amplitude_experiment.triggers._wait import AmplitudeWaitTrigger
 
 NINETY_DAYS = timedelta(days=90)
+A_YEAR = 365 * 86_400.0
 
 
 class AmplitudeWaitSensor(TargetMixin, BaseSensorOperator):
@@ -222,11 +223,13 @@ class AmplitudeWaitSensor(TargetMixin, BaseSensorOperator):
 def seconds(name: str, interval: Any) -> float:
     """Return an interval in seconds.
 
-    :raises ValueError: it is no time, or less than a second.
+    :raises ValueError: it is no time, less than a second, or so long that the next look would be beyond all dates.
     """
     found = interval.total_seconds() if isinstance(interval, timedelta) else interval
-    if isinstance(found, bool) or not isinstance(found, int | float) or found < 1:
-        raise ValueError(f"{name} is {interval!r}, but must be seconds or a timedelta, at least one second")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 1 <= found <= A_YEAR:
+        raise ValueError(
+            f"{name} is {interval!r}, but must be seconds or a timedelta, at least one second and at most 365 days"
+        )
     return float(found)
 
 

@@ -282,6 +282,8 @@ def test_an_error_of_the_function_arrives_as_itself(amplitude):
         ({"until": {"percentage": 0}}, "== 0"),
         ({"until": "enabled"}, "at least one field"),
         ({"poke_interval": 0}, "poke_interval is 0"),
+        ({"poke_interval": timedelta.max}, "at most 365 days"),
+        ({"poke_interval": float("nan")}, "poke_interval is nan"),
         ({"experiment_key": "e"}, "exactly one of"),
     ],
 )
