@@ -12,7 +12,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.exceptions import AirflowRuntimeError
@@ -29,6 +30,9 @@ from ._board import Board, Name, Watch
 from ._events import error_event
 from ._find import find, lacking
 from ._moments import LOOKUPS, PASSING, SHARED, after_failure, after_round, now, spread, usual_interval
+
+if TYPE_CHECKING:
+    from airflow_amplitude_experiment.hooks.guard import Reading
 
 log = logging.getLogger(__name__)
 
@@ -200,9 +204,8 @@ class Poll:
             needs=frozenset[str]().union(*(watch.needs for watch in watches)),
             archived_too=first.archived_too,
         )
-        self._requests += 1
         try:
-            found = await client.read(reading)
+            found = await client.read(self._counted(reading))
         except PASSING:
             for watch in watches:
                 watch.unread_at = now()  # it may be this object alone that can't be read, so others come first
@@ -221,6 +224,20 @@ class Poll:
             if watch.lacked and watch.lists_show_it is None:
                 watch.lists_show_it = bool(lacking(found, watch.needs))  # neither shows it: it is simply not set
             await self._tell(watch, found)
+
+    def _counted(self, reading: Reading[Any]) -> Reading[Any]:
+        """Count the requests of a reading, which may take several."""
+        step: Callable[[], Any] = partial(next, reading)
+        while True:
+            try:
+                call = step()
+            except StopIteration as done:
+                return done.value
+            self._requests += 1
+            try:
+                step = partial(reading.send, (yield call))
+            except AmplitudeError as error:
+                step = partial(reading.throw, error)
 
     async def _tell(self, watch: Watch, found: Any) -> None:
         if watch.settled:

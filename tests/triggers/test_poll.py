@@ -378,6 +378,13 @@ def test_twenty_requests_a_minute_are_the_most_whatever_was_asked_for(clock, int
     assert len(amplitude.sent) <= 20 * 10 + 20  # those of the last round count for the minute after it
 
 
+def test_twenty_requests_a_minute_are_the_most_also_where_an_object_takes_two(clock):
+    amplitude = FakeAmplitude(clock, 100, page=1)
+    needs = frozenset({"last_modified_by"})  # details leave it out, and the list is asked for each key
+    polled(amplitude, [a_watch(number, never, needs=needs, interval=5.0) for number in range(1, 11)], until=HOUR)
+    assert len(amplitude.sent) <= 59 * 20 + 20
+
+
 def test_few_waits_are_looked_at_as_often_as_they_ask_beside_many_that_do_not(clock):
     amplitude = FakeAmplitude(clock, 1000, page=100)
     seldom = [a_watch(number, never, interval=3600.0, look_at=NOW + HOUR) for number in range(1, 1000)]
