@@ -52,7 +52,8 @@ class AmplitudeOperator(BaseOperator):
     """Whether this operator writes flags or experiments, so that it announces them as Airflow assets."""
 
     defers = True
-    """Whether this operator waits without a slot where a 429 lasts. The way down never does (law 10)."""
+    """Whether this operator waits without a slot where a 429 lasts. The way down never does (law 10), nor what would go
+    out hours later without a look at what people did meanwhile."""
 
     _resumed_with: tuple[str, Mapping[str, Any]] = "execute_complete", {}
     """The method that goes on after a wait, and its arguments."""

@@ -45,8 +45,9 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
 
     A list follows its pages. A call that can change what people get needs ``unguarded``, because this operator
     keeps none of the other operators' promises but these: a run of the past is skipped, the connection's rules
-    and project hold, and a request whose fate is unknown is not repeated blindly. A try that comes later, or a wait
-    for the day's quota, doesn't look whether somebody has stopped the object meanwhile.
+    and project hold, and a request whose fate is unknown is not repeated blindly. Another try doesn't look whether
+    somebody has stopped the object meanwhile; so such a call never waits for the day's quota, but fails, and Airflow
+    tries again.
 
     :param call: the call, from :mod:`airflow_amplitude_experiment.api`; or else
     :param endpoint: name of the endpoint, such as ``"flags.variants"``, with
@@ -89,6 +90,7 @@ class AmplitudeApiCallOperator(AmplitudeOperator):
                 f"{self.endpoint} can change what people get. Say why it is sent without the guards of a dedicated "
                 f"operator: unguarded=…{f'; or use {other}' if other else ''}."
             )
+        self.defers = described.reach != "people"
         if isinstance(self.arguments, Mapping):
             for name, value in Call(self.endpoint, dict(self.arguments)).arguments.items():
                 if is_known(value):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_amplitude_experiment import operators
-from airflow_amplitude_experiment.api import AmplitudeRateLimited, _retry, flags
+from airflow_amplitude_experiment.api import AmplitudeRateLimited, _retry, deployments, flags
 from airflow_amplitude_experiment.hooks import _analytics_errors
 from airflow_amplitude_experiment.operators import _edit, _quota, _way_down
 from airflow_amplitude_experiment.operators import ramp as ramp_module
@@ -83,7 +83,7 @@ TASKS = {
         task_id="task", flag_key="bare", deployments=["default"], mode="add"
     ),
     "call that writes": lambda: operators.AmplitudeApiCallOperator(
-        task_id="task", call=flags.update("21001", description="called"), unguarded="a test"
+        task_id="task", call=deployments.create(project_id="100001", label="shop", type="server")
     ),
     "call that reads": lambda: operators.AmplitudeApiCallOperator(task_id="task", call=flags.get("21001")),
 }
@@ -450,6 +450,14 @@ def test_the_way_down_never_waits_for_the_quota_but_tries_every_few_seconds(ampl
     found = amplitude.flag(KEY)
     assert not found["enabled"] or found["rolloutPercentage"] == 0
     assert max(way_down.pauses) <= _way_down.LONGEST_RETRY_AFTER
+
+
+def test_a_call_without_guards_fails_rather_than_to_go_out_hours_later_whatever_people_stopped(amplitude):
+    call = flags.update(amplitude.flag(KEY)["id"], enabled=True, rollout_percentage=50)
+    amplitude.options(requests_per_day=0)
+    with pytest.raises(AmplitudeRateLimited):
+        operators.AmplitudeApiCallOperator(task_id="task", call=call, unguarded="a test").execute(a_context())
+    assert writes(amplitude) == []
 
 
 @pytest.mark.parametrize("build", [kill, rollback])
