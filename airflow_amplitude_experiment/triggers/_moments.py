@@ -32,6 +32,9 @@ PAUSE = 5.0
 PER_REQUEST = 3.0
 """Seconds that pass for each request of a round before the next one: twenty a minute, whatever was asked for."""
 
+EARLIEST = 0.9
+"""The share of an interval after which the next look may come at the earliest."""
+
 DAILY_REQUESTS = 100_000 * 0.02
 """What the waits of one stream may take of a project's requests in a day."""
 
@@ -43,12 +46,12 @@ def now() -> datetime:
 
 def usual_interval(requests: int, at_least: float) -> float:
     """Return the seconds between two rounds of so many requests that keep within 2 % of the daily quota."""
-    return max(at_least, 86_400 * requests / DAILY_REQUESTS)
+    return max(at_least, 86_400 * requests / DAILY_REQUESTS / EARLIEST)
 
 
 def spread() -> float:
     """Return the share of an interval after which to look: a little early, each time another little."""
-    return random.uniform(0.9, 1.0)
+    return random.uniform(EARLIEST, 1.0)
 
 
 def next_look(moment: datetime, recheck: float) -> datetime:

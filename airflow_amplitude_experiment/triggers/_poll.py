@@ -221,7 +221,9 @@ class Poll:
                 watch.settle(event)
             return
         for watch in watches:
-            if watch.lacked and watch.lists_show_it is None:
+            if found.deleted:
+                watch.lists_show_it = False
+            elif watch.lacked and watch.lists_show_it is None:
                 watch.lists_show_it = bool(lacking(found, watch.needs))  # neither shows it: it is simply not set
             await self._tell(watch, found)
 
