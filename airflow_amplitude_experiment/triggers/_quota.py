@@ -83,7 +83,9 @@ class AmplitudeQuotaTrigger(BaseTrigger):
             failures, day = (failures + 1 if moment.date() == day else 1), moment.date()  # the quota is the day's
             look_at = after_failure(moment, failures, error)
             self.log.info("%s Still waiting; looking again at %s.", error, f"{look_at:%Y-%m-%d %H:%M:%SZ}")
-        if error is not None:
+        if error is None:
+            self.log.info("Amplitude answers again. The task starts over.")
+        else:
             self.log.warning("%s: %s The task goes on, to meet that itself.", type(error).__name__, error)
         yield TriggerEvent(self.event)  # type: ignore[no-untyped-call]
 

@@ -144,14 +144,15 @@ def test_amplitude_out_of_reach_makes_the_pauses_longer_and_ends_no_wait(amplitu
     assert minutes(looks) == [5, 5.5, 6.5, 8.5]
 
 
-def test_every_further_wait_is_one_line_that_says_what_was_refused_and_when_it_looks_again(amplitude, caplog):
+def test_every_further_wait_is_one_line_with_when_it_looks_again_and_its_end_is_one_too(amplitude, caplog):
     caplog.set_level(logging.INFO, logger="tests.trigger")
     amplitude.fault("rate_limit", times=2)
     fired(a_trigger())
-    lines = [each.getMessage() for each in caplog.records if each.name == "tests.trigger"]
-    assert len(lines) == 2
-    assert lines[0].startswith("GET /api/1/flags answered 429")
-    assert "looking again at 2026-11-22 12:15:00Z" in lines[0]
+    *waits, end = [each.getMessage() for each in caplog.records if each.name == "tests.trigger"]
+    assert len(waits) == 2
+    assert waits[0].startswith("GET /api/1/flags answered 429")
+    assert "looking again at 2026-11-22 12:15:00Z" in waits[0]
+    assert end == "Amplitude answers again. The task starts over."
 
 
 def test_the_older_api_is_asked_for_one_page_too(amplitude, monkeypatch):
