@@ -117,7 +117,12 @@ class AirflowRest:
         return "\n".join(line if isinstance(line, str) else _line(line) for line in content)
 
     def clear(self, dag_id: str, run_id: str, task_ids: list[str] | None = None, **options: Any) -> Any:
-        """Clear tasks of a run (all of them by default), so that they run again."""
+        """Clear tasks of a run (all of them by default), so that they run again.
+
+        It waits before: the scheduler ends where a task is cleared while it still writes down that the process has
+        ended (seen on Airflow 3.1.6).
+        """
+        time.sleep(5)
         body: dict[str, Any] = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, **options}
         if task_ids is not None:
             body["task_ids"] = task_ids
